@@ -1,0 +1,1 @@
+"""The data owner's process: what composes the library into a client."""

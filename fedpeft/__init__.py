@@ -1,0 +1,3 @@
+"""Federated, differentially private fine-tuning of language-model adapters."""
+
+__version__ = "0.1.0"

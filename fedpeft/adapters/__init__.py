@@ -1,0 +1,1 @@
+"""Adapter methods behind one contract, initializers, PEFT import and export."""

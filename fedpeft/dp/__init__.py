@@ -1,0 +1,1 @@
+"""Differential privacy: one noun a file; `mechanism` alone composes them."""

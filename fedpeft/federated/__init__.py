@@ -1,0 +1,1 @@
+"""Rounds, local training, aggregators, simulation."""

@@ -1,0 +1,1 @@
+"""Base models, tasks, data sources and partitioners."""

@@ -1,0 +1,1 @@
+"""The coordinator's process: what composes the library into a server."""
