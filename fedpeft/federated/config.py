@@ -1,0 +1,84 @@
+"""The `[federation]` section of a run."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class FederationConfig(BaseModel):
+    """Who trains, how long, and how the updates become one adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_clients: int | None = Field(
+        default=None,
+        ge=1,
+        description="Number of clients. Required for the 'iid' and 'dirichlet' partitions; with "
+        "'column' the clients with the most rows take part; not used with 'files'.",
+    )
+    num_rounds: int = Field(default=20, ge=1, description="Communication rounds.")
+    clients_per_round: int | None = Field(
+        default=None,
+        ge=1,
+        description="Cohort size. Cohorts are drawn from the seed before the run, so that each "
+        "client's noise fits the number of rounds that it really takes part in. Default: all.",
+    )
+    local_steps: int = Field(default=5, ge=1, description="Local steps of each client per round.")
+    expected_batch_size: float | None = Field(
+        default=None,
+        gt=0,
+        description="Expected Poisson batch of every client (at most its number of rows). Give "
+        "this or sampling_prob.",
+    )
+    sampling_prob: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Probability of each example in each step, the same for every client.",
+    )
+    optimizer: Literal["sgd", "adam"] = Field(
+        default="sgd", description="The client's optimizer; its state starts anew every round."
+    )
+    learning_rate: float = Field(default=0.5, gt=0, description="For the adapter's factors.")
+    head_learning_rate: float | None = Field(
+        default=None, gt=0, description="For the head. Default: the adapter's."
+    )
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="For 'sgd'; reset every round.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decay of the trained tensors.")
+    aggregator: Literal["fedsvd", "fedavg", "ffa-lora", "frozen-orthonormal"] = Field(
+        default="fedsvd",
+        description="'fedsvd': average B, refactorize BA by SVD. 'ffa-lora': average B, A never "
+        "changes. 'frozen-orthonormal': average B, A made orthonormal once. 'fedavg': train and "
+        "average A and B apart.",
+    )
+    weighting: Literal["examples", "uniform"] = Field(
+        default="examples",
+        description="Public weight of a client in the average: its number of rows, or one. Fixed "
+        "before the run; no client can claim another one.",
+    )
+    evaluate_every: int = Field(
+        default=1, ge=1, description="Rounds between evaluations; the last round always is."
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed of initialisation, partition and cohorts. Never of the noise and the "
+        "sampling of a private run: those come from the operating system.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.expected_batch_size is None) == (self.sampling_prob is None):
+            raise ValueError("give one of expected_batch_size and sampling_prob")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError("momentum goes with optimizer = 'sgd'")
+        if (
+            self.clients_per_round is not None
+            and self.num_clients is not None
+            and self.clients_per_round > self.num_clients
+        ):
+            raise ValueError(
+                f"clients_per_round ({self.clients_per_round}) is larger than num_clients "
+                f"({self.num_clients})"
+            )
+        return self

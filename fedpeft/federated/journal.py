@@ -1,0 +1,86 @@
+"""The durable record of privacy events in a run: written before the first gradient, never undone.
+
+An entry is on disk before the training that it pays for begins. If the process dies between the two
+the entry stays, so that the epsilon computed from the journal is never lower than what was
+released. One JSON object a line; a last line that was cut off by a crash is an entry whose training
+never began, since training waits for the whole line.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedpeft.dp.accounting import DpSgdEvent
+from fedpeft.errors import PrivacyError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One reserved event of one client in one round."""
+
+    client_id: str
+    round: int
+    event: DpSgdEvent
+
+
+class Journal:
+    """An append-only file of reserved events."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the journal.
+
+        Raises:
+            PrivacyError: If a line other than an unfinished last one cannot be read.
+        """
+        self._path = path
+        self._entries = _read(path) if path.exists() else []
+        _rewrite_complete(path, self._entries)
+
+    def reserve(self, client_id: str, round_number: int, event: DpSgdEvent) -> None:
+        """Records the event durably; call it before the first gradient."""
+        entry = Entry(client_id=client_id, round=round_number, event=event)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(entry))
+            file.flush()
+            os.fsync(file.fileno())
+        self._entries.append(entry)
+
+    def events(self, client_id: str) -> Sequence[DpSgdEvent]:
+        """Returns all events of the client, those of interrupted attempts included."""
+        return [entry.event for entry in self._entries if entry.client_id == client_id]
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(asdict(entry)) + "\n"
+
+
+def _read(path: Path) -> list[Entry]:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    # What stands after the last newline was cut off by a crash.
+    return [_parse(path, number, line) for number, line in enumerate(lines[:-1], start=1)]
+
+
+def _parse(path: Path, number: int, line: str) -> Entry:
+    try:
+        fields = json.loads(line)
+        return Entry(
+            client_id=fields["client_id"],
+            round=fields["round"],
+            event=DpSgdEvent(**fields["event"]),
+        )
+    except (ValueError, KeyError, TypeError, PrivacyError) as error:
+        raise PrivacyError(
+            f"{path}:{number} is no privacy event ({error}); the spent budget is unknown, so the "
+            "run cannot go on"
+        ) from error
+
+
+def _rewrite_complete(path: Path, entries: Sequence[Entry]) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(_line(entry) for entry in entries)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,148 @@
+"""The plan of a run, fixed before anyone trains: cohorts, weights, and each client's noise."""
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedpeft.dp.accounting import calibrate_noise_multiplier
+from fedpeft.dp.config import PrivacyConfig
+from fedpeft.dp.mechanism import DpSgdConfig
+from fedpeft.errors import ConfigError, DataError, PrivacyError
+from fedpeft.federated.config import FederationConfig
+from fedpeft.types import derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPlan:
+    """What the run asks of one client.
+
+    Attributes:
+        client_id: Unique in the run.
+        num_examples: Rows, taken as public.
+        weight: Public share in the average over all clients.
+        expected_batch_size: Public divisor of the summed gradients.
+        num_rounds: Rounds that the client takes part in.
+        num_steps: Local steps of all of them.
+        dp: The mechanism's parameters; None where privacy is off.
+    """
+
+    client_id: str
+    num_examples: int
+    weight: float
+    expected_batch_size: float
+    num_rounds: int
+    num_steps: int
+    dp: DpSgdConfig | None
+
+    @property
+    def sampling_prob(self) -> float:
+        """Probability of each example in each step."""
+        return self.expected_batch_size / self.num_examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """The clients by id, and the cohort of each round; `cohorts[0]` is that of round 1."""
+
+    clients: Mapping[str, ClientPlan]
+    cohorts: tuple[tuple[str, ...], ...]
+
+
+def plan_run(
+    num_examples: Mapping[str, int], federation: FederationConfig, privacy: PrivacyConfig
+) -> RunPlan:
+    """Draws the cohorts and calibrates every client's noise to its own participation.
+
+    A client's noise fits the rounds that it will take part in, counted from the cohorts and not
+    expected from the cohort size: nobody is sampled more often than was planned for.
+
+    Args:
+        num_examples: Client id → number of rows.
+        federation: The run's federation section.
+        privacy: The run's privacy section.
+
+    Raises:
+        DataError: If a client has no rows.
+        ConfigError: If the cohort is larger than the federation.
+        PrivacyError: If delta is not below 1/n of some client, or a budget cannot be met.
+    """
+    for client_id, count in num_examples.items():
+        if count < 1:
+            raise DataError(f"client {client_id} has no rows; use fewer clients or other data")
+    if privacy.enabled:
+        _check_delta(num_examples, privacy.delta)
+    cohorts = _draw_cohorts(sorted(num_examples), federation)
+    rounds = Counter(client_id for cohort in cohorts for client_id in cohort)
+    shares = {
+        client_id: count if federation.weighting == "examples" else 1
+        for client_id, count in num_examples.items()
+    }
+    clients = {}
+    for client_id in sorted(num_examples):
+        count = num_examples[client_id]
+        batch = _expected_batch_size(count, federation)
+        num_steps = rounds[client_id] * federation.local_steps
+        clients[client_id] = ClientPlan(
+            client_id=client_id,
+            num_examples=count,
+            weight=shares[client_id] / sum(shares.values()),
+            expected_batch_size=batch,
+            num_rounds=rounds[client_id],
+            num_steps=num_steps,
+            dp=_dp_config(count, batch, num_steps, privacy) if privacy.enabled else None,
+        )
+    return RunPlan(clients=clients, cohorts=cohorts)
+
+
+def _draw_cohorts(
+    client_ids: list[str], federation: FederationConfig
+) -> tuple[tuple[str, ...], ...]:
+    size = federation.clients_per_round or len(client_ids)
+    if size > len(client_ids):
+        raise ConfigError(
+            f"clients_per_round is {size}, but the federation has {len(client_ids)} clients"
+        )
+    return tuple(
+        tuple(
+            sorted(
+                random.Random(  # noqa: S311  # public: no amplification is claimed from cohorts
+                    derive_seed(federation.seed, "cohort", round_number)
+                ).sample(client_ids, size)
+            )
+        )
+        for round_number in range(1, federation.num_rounds + 1)
+    )
+
+
+def _expected_batch_size(num_examples: int, federation: FederationConfig) -> float:
+    if federation.sampling_prob is not None:
+        return federation.sampling_prob * num_examples
+    assert federation.expected_batch_size is not None
+    return min(federation.expected_batch_size, float(num_examples))
+
+
+def _dp_config(
+    num_examples: int, expected_batch_size: float, num_steps: int, privacy: PrivacyConfig
+) -> DpSgdConfig:
+    noise_multiplier = calibrate_noise_multiplier(
+        target_epsilon=privacy.target_epsilon,
+        delta=privacy.delta,
+        sampling_prob=expected_batch_size / num_examples,
+        num_steps=max(1, num_steps),
+    )
+    return DpSgdConfig(
+        num_examples=num_examples,
+        expected_batch_size=expected_batch_size,
+        l2_clip_norm=privacy.l2_clip_norm,
+        noise_multiplier=noise_multiplier,
+    )
+
+
+def _check_delta(num_examples: Mapping[str, int], delta: float) -> None:
+    largest = max(num_examples, key=lambda client_id: num_examples[client_id])
+    if delta >= 1 / num_examples[largest]:
+        raise PrivacyError(
+            f"delta must lie below 1/n for every client: client {largest} has "
+            f"{num_examples[largest]} rows, so below {1 / num_examples[largest]:.3g}, got {delta:g}"
+        )
