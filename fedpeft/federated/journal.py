@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedpeft.dp.accounting import DpSgdEvent
 from fedpeft.errors import PrivacyError
+from fedpeft.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Journal:
         """
         self._path = path
         self._entries = _read(path) if path.exists() else []
-        _rewrite_complete(path, self._entries)
+        write_text(path, "".join(_line(entry) for entry in self._entries))
 
     def reserve(self, client_id: str, round_number: int, event: DpSgdEvent) -> None:
         """Records the event durably; call it before the first gradient."""
@@ -75,12 +76,3 @@ def _parse(path: Path, number: int, line: str) -> Entry:
             f"{path}:{number} is no privacy event ({error}); the spent budget is unknown, so the "
             "run cannot go on"
         ) from error
-
-
-def _rewrite_complete(path: Path, entries: Sequence[Entry]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(_line(entry) for entry in entries)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class RoundRecord(BaseModel):
+class RoundReport(BaseModel):
     """One round."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

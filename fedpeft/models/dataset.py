@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedpeft.models.data_config import DataConfig
 from fedpeft.models.label_space import LabelSpace
-from fedpeft.models.sources import Table
+from fedpeft.models.table import Table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,7 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+from fedpeft.federated.records import RoundReport as RoundReport
+
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class _Section(BaseModel):
@@ -21,24 +23,31 @@ class PrivacyReport(_Section):
     privacy_unit: Literal["example"] = Field(
         default="example", description="What a neighbouring data set differs in."
     )
-    neighboring_relation: Literal["add_or_remove_one"] = Field(default="add_or_remove_one")
-    sampling: Literal["poisson"] = Field(default="poisson")
+    neighboring_relation: Literal["add_or_remove_one"] = Field(
+        default="add_or_remove_one",
+        description="How neighbours differ: one has one unit more than the other.",
+    )
+    sampling: Literal["poisson"] = Field(
+        default="poisson", description="Each row enters a batch independently of all others."
+    )
     accountant: str = Field(default="PLD", description="Which accountant computed every epsilon.")
     target_epsilon: float | None = Field(default=None, description="Budget of each client.")
-    delta: float | None = Field(default=None)
-    l2_clip_norm: float | None = Field(default=None)
+    delta: float | None = Field(default=None, description="The delta of every epsilon here.")
+    l2_clip_norm: float | None = Field(
+        default=None, description="Largest L2 norm of one example's gradient, all layers together."
+    )
 
 
 class ClientReport(_Section):
     """One client over the whole run. Everything but epsilon would stay with the client."""
 
-    client_id: str
-    num_examples: int
+    client_id: str = Field(description="Unique in the report.")
+    num_examples: int = Field(description="Training rows the client holds.")
     weight: float = Field(description="Fixed public weight; the weights of all clients sum to 1.")
     label_counts: dict[str, int] = Field(
         description="Rows by label; empty where the task has no labels."
     )
-    sampling_prob: float
+    sampling_prob: float = Field(description="Chance of each row to enter one local step's batch.")
     noise_multiplier: float | None = Field(description="Noise stddev / clip norm; null if off.")
     planned_steps: int = Field(description="Local steps that the plan gave this client.")
     charged_steps: int = Field(description="Local steps charged, whether or not they arrived.")
@@ -46,30 +55,10 @@ class ClientReport(_Section):
     num_nonfinite_examples: int = Field(description="Per-example gradients counted as zero.")
 
 
-class RoundReport(_Section):
-    """One round."""
-
-    round: int = Field(description="Counts from 1.")
-    cohort: list[str] = Field(description="Clients whose updates were aggregated.")
-    seconds: float
-    uplink_bytes: int = Field(description="Tensor bytes, all clients of the cohort together.")
-    downlink_bytes: int
-    update_norms: dict[str, float] = Field(
-        description="L2 norm of each client's update minus what it started from."
-    )
-    epsilon: dict[str, float] = Field(description="Spent by each client after this round.")
-    diagnostics: dict[str, float] = Field(
-        description="What the aggregator says of this round, by name."
-    )
-    metrics: dict[str, float] | None = Field(
-        description="Held-out metrics after this round; null where it was not evaluated."
-    )
-
-
 class EvaluationReport(_Section):
     """The held-out set and the final score on it."""
 
-    num_examples: int
+    num_examples: int = Field(description="Held-out rows.")
     metrics: dict[str, float] = Field(
         description="'loss' always; 'accuracy' for classification; 'perplexity' and "
         "'token_accuracy' for causal LM."
@@ -83,15 +72,15 @@ class EvaluationReport(_Section):
 class AdapterReport(_Section):
     """The adapter that the run ends in."""
 
-    method: str
-    aggregator: str
-    rank: int
-    alpha: float
+    method: str = Field(description="Adapter method, by its name in the configuration.")
+    aggregator: str = Field(description="Aggregator, by its name in the configuration.")
+    rank: int = Field(description="Inner dimension of the two factors.")
+    alpha: float = Field(description="LoRA scaling numerator.")
     digest: str = Field(description="sha256 over the names, shapes and bytes of all its tensors.")
-    base_model: str
-    base_digest: str
-    num_trainable_parameters: int
-    adapted_modules: list[str]
+    base_model: str = Field(description="Base model as the configuration names it.")
+    base_digest: str = Field(description="Digest of the base model's weights.")
+    num_trainable_parameters: int = Field(description="Numbers that clients train.")
+    adapted_modules: list[str] = Field(description="Modules of the base model that are adapted.")
     delta_norm: float = Field(description="Frobenius norm of the weight change, all modules.")
     path: str = Field(description="Folder of the PEFT export, relative to the report.")
 
@@ -99,37 +88,39 @@ class AdapterReport(_Section):
 class ReloadReport(_Section):
     """The exported adapter, loaded from disk by the peft library in another process."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, float] = Field(description="The held-out metrics, computed again.")
     max_abs_difference: float = Field(description="Largest gap to the run's own final metrics.")
-    peft_version: str
+    peft_version: str = Field(description="Version of the peft library that loaded it.")
 
 
 class SecondsReport(_Section):
     """Wall-clock seconds."""
 
-    total: float
-    calibration: float
-    training: float
-    evaluation: float
+    total: float = Field(description="The whole run.")
+    calibration: float = Field(description="Finding each client's noise multiplier.")
+    training: float = Field(description="Local training, all clients.")
+    evaluation: float = Field(description="Scoring the held-out set.")
 
 
 class Report(_Section):
     """A whole simulated run."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
-    name: str
+    schema_version: Literal[1] = Field(
+        default=SCHEMA_VERSION, description="Raised when an old reader would misread the file."
+    )
+    name: str = Field(description="The run's name.")
     created_at: str = Field(description="UTC, ISO 8601.")
     config: dict[str, Any] = Field(description="The validated configuration, defaults filled in.")
-    seeds: dict[str, int]
-    versions: dict[str, str]
-    hardware: dict[str, str]
-    privacy: PrivacyReport
-    clients: list[ClientReport]
-    rounds: list[RoundReport]
-    evaluation: EvaluationReport
-    adapter: AdapterReport
-    reload: ReloadReport
-    seconds: SecondsReport
-    uplink_bytes: int
-    downlink_bytes: int
+    seeds: dict[str, int] = Field(description="Seeds of everything that is not private noise.")
+    versions: dict[str, str] = Field(description="Versions of the software that ran.")
+    hardware: dict[str, str] = Field(description="The machine, in words.")
+    privacy: PrivacyReport = Field(description="What is guaranteed to whom.")
+    clients: list[ClientReport] = Field(description="Every client of the run.")
+    rounds: list[RoundReport] = Field(description="Every round, in order.")
+    evaluation: EvaluationReport = Field(description="The final score on the held-out set.")
+    adapter: AdapterReport = Field(description="The adapter that the run ends in.")
+    reload: ReloadReport = Field(description="The exported adapter, loaded again and scored.")
+    seconds: SecondsReport = Field(description="Where the time went.")
+    uplink_bytes: int = Field(description="Tensor bytes sent by clients, all rounds together.")
+    downlink_bytes: int = Field(description="Tensor bytes sent to clients, all rounds together.")
     notes: list[str] = Field(default_factory=list, description="What a reader should know.")

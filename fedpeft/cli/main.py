@@ -1,0 +1,44 @@
+"""The `fedpeft` command: what it is made of. Heavy libraries are imported where they are used."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fedpeft import __version__
+from fedpeft.cli import config, data, report, simulate
+from fedpeft.errors import FedpeftError
+
+app = typer.Typer(
+    name="fedpeft",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Fine-tune one language-model adapter together, under a privacy budget that is enforced.",
+    epilog="Exit codes: 0 done, 1 a defect of ours, 2 input that cannot be used (nothing was "
+    "changed), 3 a finished result failed its check, 130 stopped, can be resumed.",
+)
+app.command("simulate")(simulate.simulate)
+app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
+app.add_typer(report.app, name="report")
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"fedpeft {__version__}")
+        raise typer.Exit
+
+
+def run() -> None:
+    """Runs the command; errors that we raise on purpose become one sentence and an exit code."""
+    try:
+        app()
+    except FedpeftError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(error.exit_code)

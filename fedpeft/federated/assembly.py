@@ -1,0 +1,176 @@
+"""From validated configuration to everything a run needs. Reads files; writes none."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedpeft.adapters.config import AdapterConfig
+from fedpeft.dp.config import PrivacyConfig
+from fedpeft.federated.adapted_model import AdaptedModel
+from fedpeft.federated.config import FederationConfig
+from fedpeft.federated.plan import RunPlan, plan_run
+from fedpeft.models.base_model import load_base_model, load_tokenizer
+from fedpeft.models.data_config import DataConfig
+from fedpeft.models.dataset import Dataset, encode_causal_lm, encode_classification
+from fedpeft.models.label_space import LabelSpace, majority_share
+from fedpeft.models.model_config import ModelConfig
+from fedpeft.models.partition import label_histogram, partition
+from fedpeft.models.sources import read_table
+from fedpeft.models.table import Table, concat_tables
+from fedpeft.types import derive_seed, tensor_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partitioned:
+    """The training rows, who holds which, and the public held-out rows.
+
+    Attributes:
+        train: All clients' rows in one table.
+        parts: Client id → row indices of `train`.
+        test: Held-out rows.
+        labels: The label space; None for causal LM.
+    """
+
+    train: Table
+    parts: Mapping[str, Sequence[int]]
+    test: Table
+    labels: LabelSpace | None
+
+    def histogram(self, label_column: str) -> dict[str, dict[str, int]]:
+        """Returns client → label → rows; no labels for causal LM, only the rows."""
+        if self.labels is None:
+            return {client: {"rows": len(rows)} for client, rows in self.parts.items()}
+        counts = label_histogram(self.train, self.parts, label_column)
+        return {
+            client: {name: by_label.get(name, 0) for name in self.labels.names}
+            for client, by_label in counts.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """Everything a run needs.
+
+    Attributes:
+        model: Base model with the adapter injected.
+        datasets: Client id → its tokenized rows.
+        test: Held-out rows, tokenized.
+        plan: Cohorts, weights and noise.
+        histogram: Client id → label → rows; empty inner dicts for causal LM.
+        labels: Names of the classes; empty for causal LM.
+        majority_accuracy: Share of the most frequent held-out label; None for causal LM.
+        base_digest: sha256 of the base model's tensors.
+        data_digest: sha256 of all tokenized rows, client by client.
+    """
+
+    model: AdaptedModel
+    datasets: Mapping[str, Dataset]
+    test: Dataset
+    plan: RunPlan
+    histogram: Mapping[str, Mapping[str, int]]
+    labels: tuple[str, ...]
+    majority_accuracy: float | None
+    base_digest: str
+    data_digest: str
+
+
+def read_and_partition(
+    model: ModelConfig, data: DataConfig, federation: FederationConfig
+) -> Partitioned:
+    """Reads the rows and splits them over the clients.
+
+    Raises:
+        DataError: Whatever is wrong with a file, a column, a label or the split.
+    """
+    columns = _columns(model, data)
+    test = read_table(data.test, columns)
+    labels = None
+    if model.task == "classification":
+        labels = LabelSpace.from_test(test, data.label_column)
+    split_by = [] if data.partition_column is None else [data.partition_column]
+    if model.task == "causal-lm" and data.partition == "dirichlet":
+        split_by = [data.label_column]
+    locations = data.client_files if data.train is None else (data.train,)
+    tables = [read_table(location, [*columns, *split_by]) for location in locations]
+    parts = partition(
+        tables if data.partition == "files" else tables[0],
+        data,
+        num_clients=federation.num_clients,
+        seed=derive_seed(federation.seed, "partition"),
+    )
+    return Partitioned(train=concat_tables(tables), parts=parts, test=test, labels=labels)
+
+
+def assemble(
+    model_config: ModelConfig,
+    data: DataConfig,
+    adapter: AdapterConfig,
+    federation: FederationConfig,
+    privacy: PrivacyConfig,
+) -> Assembly:
+    """Loads, checks and plans everything, so that a run that starts can finish.
+
+    Raises:
+        InputError: Whatever is wrong with model, data, adapter, federation or privacy.
+    """
+    rows = read_and_partition(model_config, data, federation)
+    plan = plan_run({c: len(r) for c, r in rows.parts.items()}, federation, privacy)
+    tokenizer = load_tokenizer(model_config)
+    train = encode(rows.train, model_config, data, rows.labels, tokenizer)
+    test = encode(rows.test, model_config, data, rows.labels, tokenizer)
+    base = load_base_model(model_config)
+    base_digest = tensor_digest(base.state_dict())
+    model = AdaptedModel(
+        base,
+        model_config,
+        adapter,
+        num_classes=len(rows.labels.names) if rows.labels else 0,
+        seed=derive_seed(federation.seed, "adapter"),
+    )
+    datasets = {client: train.take(indices) for client, indices in rows.parts.items()}
+    classified = rows.labels is not None
+    return Assembly(
+        model=model,
+        datasets=datasets,
+        test=test,
+        plan=plan,
+        histogram=rows.histogram(data.label_column) if classified else {c: {} for c in rows.parts},
+        labels=rows.labels.names if rows.labels else (),
+        majority_accuracy=majority_share(test.targets) if classified else None,
+        base_digest=base_digest,
+        data_digest=_data_digest(datasets, test),
+    )
+
+
+def encode(
+    table: Table,
+    model: ModelConfig,
+    data: DataConfig,
+    labels: LabelSpace | None,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> Dataset:
+    """Tokenizes a table for the task: with labels for classification, without for causal LM."""
+    if labels is None:
+        return encode_causal_lm(table, data, tokenizer, model.max_length)
+    return encode_classification(table, data, labels, tokenizer, model.max_length)
+
+
+def _columns(model: ModelConfig, data: DataConfig) -> list[str]:
+    if model.task == "classification":
+        return [data.text_column, data.label_column]
+    if data.question_column is not None and data.answer_column is not None:
+        return [data.question_column, data.answer_column]
+    return [data.text_column]
+
+
+def _data_digest(datasets: Mapping[str, Dataset], test: Dataset) -> str:
+    sha = hashlib.sha256()
+    for name, dataset in [*sorted(datasets.items()), ("", test)]:
+        rows = [list(map(list, dataset.input_ids)), list(dataset.targets)]
+        sha.update(json.dumps([name, *rows]).encode())
+    return sha.hexdigest()

@@ -1,0 +1,146 @@
+"""What a run keeps on disk while it goes on, so that it can be stopped at any moment.
+
+    run.json                       the configuration and what it must find again; written once
+    journal.jsonl                  reserved privacy events
+    checkpoint/progress.json       rounds finished, and which state file holds their adapter
+    checkpoint/state-0007.safetensors
+    checkpoint/round-0008/*.safetensors   updates of the open round
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedpeft.adapters.peft_files import load_tensors
+from fedpeft.errors import ConfigError, DataError
+from fedpeft.federated.journal import Journal
+from fedpeft.federated.local_training import LocalResult
+from fedpeft.federated.records import RoundReport
+from fedpeft.files import write_atomically, write_text
+from fedpeft.types import tensor_digest
+
+
+class Progress(BaseModel):
+    """What is known after the last finished round."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    round: int
+    digest: str
+    initial_metrics: dict[str, float]
+    num_nonfinite: dict[str, int]
+    records: list[RoundReport]
+    notes: list[str]
+    seconds: dict[str, float]
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens an existing folder; `create` and `reopen` are the ways to one."""
+        self.path = path
+        self._checkpoint = path / "checkpoint"
+        self.journal = Journal(path / "journal.jsonl")
+
+    @classmethod
+    def create(cls, path: Path, run: Mapping[str, Any]) -> "RunFolder":
+        """Makes a new folder and writes what `reopen` will give back.
+
+        Raises:
+            ConfigError: If the folder already holds something.
+        """
+        check_unused(path)
+        (path / "checkpoint").mkdir(parents=True)
+        folder = cls(path)
+        write_text(path / "run.json", json.dumps(run, indent=2) + "\n")
+        return folder
+
+    @classmethod
+    def reopen(cls, path: Path) -> tuple["RunFolder", dict[str, Any]]:
+        """Opens the folder of a run that was stopped, with what `create` was given.
+
+        Raises:
+            DataError: If it is not the folder of a run, or its files are damaged.
+        """
+        file = path / "run.json"
+        if not file.is_file():
+            raise DataError(f"{path} holds no run to resume: run.json is missing")
+        try:
+            run: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{file} is damaged: {error}") from error
+        return cls(path), run
+
+    def save_round(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+        """Makes a finished round durable and drops the files that it replaces."""
+        state = self._state(progress.round)
+        write_atomically(state, lambda path: save_file(dict(tensors), path))
+        write_text(self._checkpoint / "progress.json", progress.model_dump_json(indent=1))
+        for old in self._checkpoint.glob("state-*.safetensors"):
+            if old != state:
+                old.unlink()
+        shutil.rmtree(self._round(progress.round), ignore_errors=True)
+
+    def load_round(self) -> tuple[Progress, dict[str, Tensor]] | None:
+        """Returns the last finished round, or None before the first one.
+
+        Raises:
+            DataError: If the checkpoint is damaged or was altered.
+            AdapterError: If its tensors cannot be read.
+        """
+        file = self._checkpoint / "progress.json"
+        if not file.is_file():
+            return None
+        try:
+            progress = Progress.model_validate_json(file.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise DataError(f"{file} is damaged: {error.errors()[0]['msg']}") from error
+        tensors = load_tensors(self._state(progress.round))
+        if tensor_digest(tensors) != progress.digest:
+            raise DataError(f"{self._state(progress.round)} is not the file that {file} names")
+        return progress, tensors
+
+    def save_update(self, round_number: int, client_id: str, result: LocalResult) -> None:
+        """Makes a client's update of the open round durable."""
+        folder = self._round(round_number)
+        folder.mkdir(exist_ok=True)
+        metadata = {"num_nonfinite": str(result.num_nonfinite)}
+        write_atomically(
+            folder / f"{client_id}.safetensors",
+            lambda path: save_file(result.tensors, path, metadata=metadata),
+        )
+
+    def load_update(self, round_number: int, client_id: str) -> LocalResult | None:
+        """Returns a client's update of the open round, where it was already made."""
+        path = self._round(round_number) / f"{client_id}.safetensors"
+        if not path.is_file():
+            return None
+        tensors = load_tensors(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return LocalResult(tensors=tensors, num_nonfinite=int(metadata.get("num_nonfinite", 0)))
+
+    def _state(self, round_number: int) -> Path:
+        return self._checkpoint / f"state-{round_number:04d}.safetensors"
+
+    def _round(self, round_number: int) -> Path:
+        return self._checkpoint / f"round-{round_number:04d}"
+
+
+def check_unused(path: Path) -> None:
+    """Refuses a folder that already holds something.
+
+    Raises:
+        ConfigError: If the path is a file or a folder that is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        hint = " (to go on with the run in it, use --resume)" if path.is_dir() else ""
+        raise ConfigError(f"the output folder {path} already holds something{hint}; name another")

@@ -1,0 +1,299 @@
+"""A whole federated run on one machine: the round's data path, top to bottom."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from fedpeft.dp.accounting import epsilon
+from fedpeft.dp.config import PrivacyConfig
+from fedpeft.dp.randomness import Keystream
+from fedpeft.errors import BudgetError, VerificationError
+from fedpeft.federated.adapted_model import AdaptedModel, adapter_tensors
+from fedpeft.federated.aggregators import AGGREGATORS
+from fedpeft.federated.config import FederationConfig
+from fedpeft.federated.local_training import LocalResult, train_locally
+from fedpeft.federated.plan import ClientPlan, RunPlan
+from fedpeft.federated.records import RoundReport
+from fedpeft.federated.run_folder import Progress, RunFolder
+from fedpeft.models.dataset import Dataset
+from fedpeft.models.evaluation import evaluate
+from fedpeft.types import derive_seed, size_bytes, tensor_digest
+
+
+class Observer(Protocol):
+    """What watches a run."""
+
+    def run_started(
+        self,
+        *,
+        num_rounds: int,
+        first_round: int,
+        clients: Sequence[str],
+        metric_name: str,
+        private: bool,
+        target_epsilon: float | None,
+    ) -> None:
+        """The first round is about to begin."""
+
+    def round_started(self, round: int, cohort: Sequence[str]) -> None:  # noqa: A002
+        """A round begins."""
+
+    def client_started(self, round: int, client_id: str, num_steps: int) -> None:  # noqa: A002
+        """A client begins its local steps."""
+
+    def step_finished(self, client_id: str, step: int) -> None:
+        """A local step is done."""
+
+    def client_finished(self, round: int, client_id: str, epsilon: float | None) -> None:  # noqa: A002
+        """A client's update is durable."""
+
+    def evaluation_started(self, num_examples: int) -> None:
+        """The held-out set is about to be scored."""
+
+    def evaluation_advanced(self, num_examples: int) -> None:
+        """That many more rows are scored."""
+
+    def round_finished(
+        self,
+        round: int,  # noqa: A002
+        metrics: Mapping[str, float] | None,
+        max_epsilon: float | None,
+    ) -> None:
+        """A round is durable."""
+
+    def note(self, message: str) -> None:
+        """Something that a reader of the report should know."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """The run was asked to stop and can be resumed."""
+
+
+@dataclass(kw_only=True)
+class Seconds:
+    """Wall-clock seconds so far, over all sessions of the run."""
+
+    training: float = 0.0
+    evaluation: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Simulation:
+    """One run and its state.
+
+    Attributes:
+        model: Base model with the adapter injected.
+        datasets: Client id → its rows.
+        test: Held-out rows.
+        plan: Cohorts, weights and noise.
+        federation: The run's federation section.
+        privacy: The run's privacy section.
+        task: What the metrics are.
+        max_tokens: Bound on the padded tokens of one physical batch.
+        folder: Where the run keeps what must outlive it.
+        observer: What watches.
+        stop_requested: Asked between clients; the run stops where it can be resumed.
+    """
+
+    model: AdaptedModel
+    datasets: Mapping[str, Dataset]
+    test: Dataset
+    plan: RunPlan
+    federation: FederationConfig
+    privacy: PrivacyConfig
+    task: Literal["classification", "causal-lm"]
+    max_tokens: int
+    folder: RunFolder
+    observer: Observer
+    stop_requested: Callable[[], bool] = lambda: False
+    tensors: dict[str, Tensor] = field(init=False)
+    records: list[RoundReport] = field(init=False, default_factory=list)
+    initial_metrics: dict[str, float] = field(init=False, default_factory=dict)
+    num_nonfinite: dict[str, int] = field(init=False)
+    notes: list[str] = field(init=False, default_factory=list)
+    seconds: Seconds = field(init=False, default_factory=Seconds)
+
+    def run(self) -> None:
+        """Runs every round that is not finished yet.
+
+        Raises:
+            Stopped: If it was asked to; everything finished is durable.
+            VerificationError: If the adapter never changed.
+        """
+        self.aggregator = AGGREGATORS[self.federation.aggregator]
+        self.model.set_trainable(self.aggregator.trained_factors)
+        self._restore()
+        self.observer.run_started(
+            num_rounds=self.federation.num_rounds,
+            first_round=len(self.records) + 1,
+            clients=list(self.plan.clients),
+            metric_name="accuracy" if self.task == "classification" else "perplexity",
+            private=self.privacy.enabled,
+            target_epsilon=self.privacy.target_epsilon if self.privacy.enabled else None,
+        )
+        if not self.initial_metrics:
+            self.initial_metrics = self._evaluate()
+            self._save()
+        while len(self.records) < self.federation.num_rounds:
+            self._round(len(self.records) + 1)
+        if not self.model.delta_norm(adapter_tensors(self.tensors)) > 0:
+            raise VerificationError(
+                "the adapter did not change: after the last round the norm of its update is zero"
+            )
+
+    def spent_epsilon(self, client_id: str) -> float:
+        """Returns what the client has spent, reservations of interrupted attempts included."""
+        return epsilon(self.folder.journal.events(client_id), self.privacy.delta)
+
+    @property
+    def final_metrics(self) -> dict[str, float]:
+        """Metrics after the last round, which is always evaluated."""
+        metrics = self.records[-1].metrics
+        assert metrics is not None
+        return metrics
+
+    def _round(self, round_number: int) -> None:
+        started = time.monotonic()
+        cohort = self.plan.cohorts[round_number - 1]
+        self.observer.round_started(round_number, cohort)
+        updates: dict[str, LocalResult] = {}
+        for client_id in cohort:
+            if self.stop_requested():
+                raise Stopped
+            result = self._client_update(round_number, self.plan.clients[client_id])
+            if result is not None:
+                updates[client_id] = result
+        if updates:
+            weights = [self.plan.clients[client_id].weight for client_id in updates]
+            sent = [result.tensors for result in updates.values()]
+            aggregate = self.aggregator.aggregate(self.tensors, sent, weights)
+            diagnostics = dict(aggregate.diagnostics)
+            norms = {client_id: _distance(r.tensors, self.tensors) for client_id, r in updates.items()}
+            downlink_bytes = len(updates) * size_bytes(self.tensors)
+            self.tensors = dict(aggregate.tensors)
+        else:
+            self._note(f"round {round_number}: no client had budget left; the adapter is unchanged")
+            sent, diagnostics, norms, downlink_bytes = [], {}, {}, 0
+        for client_id, result in updates.items():
+            self.num_nonfinite[client_id] += result.num_nonfinite
+        self.seconds.training += time.monotonic() - started
+        last = round_number == self.federation.num_rounds
+        evaluated = last or round_number % self.federation.evaluate_every == 0
+        metrics = self._evaluate() if evaluated else None
+        spent = {c: self.spent_epsilon(c) for c in self.plan.clients} if self.privacy.enabled else {}
+        self.records.append(
+            RoundReport(
+                round=round_number,
+                cohort=list(updates),
+                seconds=time.monotonic() - started,
+                uplink_bytes=sum(size_bytes(tensors) for tensors in sent),
+                downlink_bytes=downlink_bytes,
+                update_norms=norms,
+                epsilon=spent,
+                diagnostics=diagnostics,
+                metrics=metrics,
+            )
+        )
+        self._save()
+        self.observer.round_finished(round_number, metrics, max(spent.values(), default=None))
+
+    def _client_update(self, round_number: int, client: ClientPlan) -> LocalResult | None:
+        """Reserve, train, make durable; None where the budget does not allow it."""
+        done = self.folder.load_update(round_number, client.client_id)
+        if done is not None:
+            return done
+        try:
+            self._reserve(round_number, client)
+        except BudgetError as error:
+            self._note(f"round {round_number}: {client.client_id} sits out: {error}")
+            return None
+        steps = self.federation.local_steps
+        self.observer.client_started(round_number, client.client_id, steps)
+        self.model.load(self.tensors)
+        result = train_locally(
+            self.model,
+            self.datasets[client.client_id],
+            client,
+            self.federation,
+            self._keystream(round_number, client.client_id),
+            max_tokens=self.max_tokens,
+            step_finished=lambda step: self.observer.step_finished(client.client_id, step),
+        )
+        self.folder.save_update(round_number, client.client_id, result)
+        spent = self.spent_epsilon(client.client_id) if self.privacy.enabled else None
+        self.observer.client_finished(round_number, client.client_id, spent)
+        return result
+
+    def _reserve(self, round_number: int, client: ClientPlan) -> None:
+        if client.dp is None:
+            return
+        event = client.dp.event(self.federation.local_steps)
+        planned = [*self.folder.journal.events(client.client_id), event]
+        total = epsilon(planned, self.privacy.delta)
+        if total > self.privacy.target_epsilon:
+            raise BudgetError(
+                f"{len(planned)} rounds would cost epsilon {total:.4f}, its budget is "
+                f"{self.privacy.target_epsilon:g}"
+            )
+        self.folder.journal.reserve(client.client_id, round_number, event)
+
+    def _keystream(self, round_number: int, client_id: str) -> Keystream:
+        if self.privacy.enabled and not self.privacy.insecure_seeded_noise:
+            return Keystream.from_system()
+        seed = derive_seed(self.federation.seed, "coins", round_number, client_id)
+        return Keystream.insecure_from_seed(seed)
+
+    def _evaluate(self) -> dict[str, float]:
+        started = time.monotonic()
+        self.model.load(self.tensors)
+        self.observer.evaluation_started(len(self.test))
+        metrics = evaluate(
+            self.model.task_model,
+            self.test,
+            task=self.task,
+            max_tokens=self.max_tokens,
+            advanced=self.observer.evaluation_advanced,
+        )
+        self.seconds.evaluation += time.monotonic() - started
+        return metrics
+
+    def _restore(self) -> None:
+        self.num_nonfinite = dict.fromkeys(self.plan.clients, 0)
+        self.tensors = self.model.tensors()
+        saved = self.folder.load_round()
+        if saved is None:
+            return
+        progress, self.tensors = saved
+        self.records = list(progress.records)
+        self.initial_metrics = dict(progress.initial_metrics)
+        self.num_nonfinite |= progress.num_nonfinite
+        self.notes = list(progress.notes)
+        self.seconds = Seconds(**progress.seconds)
+
+    def _save(self) -> None:
+        progress = Progress(
+            round=len(self.records),
+            digest=tensor_digest(self.tensors),
+            initial_metrics=self.initial_metrics,
+            num_nonfinite=self.num_nonfinite,
+            records=self.records,
+            notes=self.notes,
+            seconds=vars(self.seconds),
+        )
+        self.folder.save_round(progress, self.tensors)
+
+    def _note(self, message: str) -> None:
+        self.notes.append(message)
+        self.observer.note(message)
+
+
+def _distance(update: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
+    return float(
+        torch.stack([(t.double() - start[n].double()).square().sum() for n, t in update.items()])
+        .sum()
+        .sqrt()
+    )

@@ -1,0 +1,124 @@
+"""A whole simulated run, from a configuration to a verified adapter and its report."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedpeft.config import RunConfig, validate_config
+from fedpeft.errors import DataError
+from fedpeft.federated.assembly import Assembly, assemble
+from fedpeft.federated.export import compare_metrics, export_adapter, reload_and_score
+from fedpeft.federated.run_folder import RunFolder, check_unused
+from fedpeft.federated.simulation import Observer, Simulation
+from fedpeft.report.build import build_report
+from fedpeft.report.schema import Report
+from fedpeft.report.write import write_report
+
+ADAPTER_FOLDER = "adapter"
+
+
+def simulate(
+    config: RunConfig,
+    output: Path,
+    observer: Observer,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Starts a new run in `output`, a new or empty folder, and takes it to its report.
+
+    Everything that can be wrong with the input is found before the folder is made.
+
+    Raises:
+        InputError: If anything in the input cannot be used; nothing was written.
+        Stopped: If it was asked to stop; `resume` goes on.
+        VerificationError: If the adapter never changed, or does not score the same when reloaded.
+    """
+    check_unused(output)
+    started = time.monotonic()
+    assembly = _assemble(config)
+    seconds = time.monotonic() - started
+    run = {
+        "config": config.model_dump(mode="json"),
+        "base_digest": assembly.base_digest,
+        "data_digest": assembly.data_digest,
+    }
+    folder = RunFolder.create(output, run)
+    return _finish(config, assembly, folder, observer, stop_requested, started, seconds)
+
+
+def resume(
+    output: Path, observer: Observer, *, stop_requested: Callable[[], bool] = lambda: False
+) -> Report:
+    """Goes on with the run in `output`, in the open round, on the same base model and data.
+
+    Raises:
+        DataError: If the folder holds no run, or model or data are no longer what they were.
+    """
+    started = time.monotonic()
+    folder, run = RunFolder.reopen(output)
+    config = _stored_config(run, output)
+    assembly = _assemble(config)
+    seconds = time.monotonic() - started
+    for name, found in (("base", assembly.base_digest), ("data", assembly.data_digest)):
+        if run.get(f"{name}_digest") != found:
+            raise DataError(
+                f"the run in {output} cannot go on: its {name} is not what it started with "
+                f"(expected digest {run.get(f'{name}_digest')}, got {found})"
+            )
+    return _finish(config, assembly, folder, observer, stop_requested, started, seconds)
+
+
+def _assemble(config: RunConfig) -> Assembly:
+    return assemble(config.model, config.data, config.adapter, config.federation, config.privacy)
+
+
+def _stored_config(run: Mapping[str, Any], output: Path) -> RunConfig:
+    content = run.get("config")
+    if not isinstance(content, dict):
+        raise DataError(f"{output / 'run.json'} is damaged: it holds no configuration")
+    return validate_config(content, str(output / "run.json"))
+
+
+def _finish(
+    config: RunConfig,
+    assembly: Assembly,
+    folder: RunFolder,
+    observer: Observer,
+    stop_requested: Callable[[], bool],
+    started: float,
+    assembly_seconds: float,
+) -> Report:
+    simulation = Simulation(
+        model=assembly.model,
+        datasets=assembly.datasets,
+        test=assembly.test,
+        plan=assembly.plan,
+        federation=config.federation,
+        privacy=config.privacy,
+        task=config.model.task,
+        max_tokens=config.model.max_tokens_per_batch,
+        folder=folder,
+        observer=observer,
+        stop_requested=stop_requested,
+    )
+    simulation.run()
+    adapter = folder.path / ADAPTER_FOLDER
+    export_adapter(adapter, assembly.model, simulation.tensors, config.model, assembly.labels)
+    observer.note("loading the exported adapter with peft in another process")
+    reloaded = reload_and_score(adapter, config.model, config.data, assembly.labels)
+    report = build_report(
+        name=config.output.name,
+        config=config.model_dump(mode="json"),
+        model=config.model,
+        adapter=config.adapter,
+        assembly=assembly,
+        simulation=simulation,
+        reload_metrics=reloaded,
+        reload_difference=compare_metrics(simulation.final_metrics, reloaded),
+        adapter_path=ADAPTER_FOLDER,
+        calibration_seconds=assembly_seconds,
+        total_seconds=time.monotonic() - started,
+    )
+    write_report(report, folder.path)
+    return report
