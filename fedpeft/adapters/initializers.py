@@ -31,8 +31,10 @@ def initial_lora_a(weight_OI: Tensor, rank: int, init: Init, generator: torch.Ge
         return torch.empty(rank, d_in).uniform_(-bound, bound, generator=generator)
     if init == "orthonormal":
         gaussian_IR = torch.randn(d_in, rank, generator=generator, dtype=torch.float64)
-        return torch.linalg.qr(gaussian_IR).Q.T.contiguous().float()
-    right_RI = torch.linalg.svd(weight_OI.detach().cpu().double(), full_matrices=False).Vh[:rank]
+        orthonormal_IR: Tensor = torch.linalg.qr(gaussian_IR).Q
+        return orthonormal_IR.T.contiguous().float()
+    weight = weight_OI.detach().cpu().double()
+    right_RI: Tensor = torch.linalg.svd(weight, full_matrices=False).Vh[:rank]
     # A singular vector's sign is arbitrary; fixing it makes every machine start alike.
     largest_R1 = right_RI.gather(1, right_RI.abs().argmax(1, keepdim=True))
     return (right_RI * largest_R1.sign()).contiguous().float()

@@ -3,6 +3,7 @@
 Legend: N rows, T tokens, I inputs, O outputs, R rank.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class LoraLinear(nn.Module):
 
 
 def _project(x: Tensor, weight: Tensor, row_weights: Tensor | None) -> Tensor:
-    """x @ weightᵀ, or with row n's own weight for row n of x, shape (N, T, features)."""
+    """X @ weightᵀ, or with row n's own weight for row n of x, shape (N, T, features)."""
     if row_weights is None:
         return nn.functional.linear(x, weight)
     return torch.bmm(x.reshape(row_weights.shape[0], -1, x.shape[-1]), row_weights.mT).reshape(
@@ -116,7 +117,7 @@ class Lora:
         for lora_a_RI, lora_b_OR in lora_pairs(tensors).values():
             a, b = lora_a_RI.double(), lora_b_OR.double()
             total += float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0))
-        return config.scaling * total**0.5
+        return config.scaling * math.sqrt(total)
 
     def merge(self, model: nn.Module) -> None:
         """See `AdapterMethod.merge`."""
@@ -184,7 +185,7 @@ def lora_pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]
 
 
 def _linear(model: nn.Module, name: str) -> LinearLike:
-    module: LinearLike = model.get_submodule(name)  # type: ignore[assignment]
+    module: LinearLike = model.get_submodule(name)
     return module
 
 

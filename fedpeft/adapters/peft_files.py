@@ -51,9 +51,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         AdapterError: If it is missing, unreadable, truncated or not safetensors.
     """
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise AdapterError(
             f"{path} cannot be read as safetensors ({error}); it may be truncated: fetch or write "
             "it again"
         ) from error
+    return tensors

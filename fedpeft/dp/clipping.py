@@ -98,4 +98,5 @@ def clip_and_sum(grads: Mapping[str, Tensor], grid: Grid) -> ClippedSum:
 
 
 def _norms(grad_ND: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(grad_ND, dim=1, dtype=torch.float64)
+    norms_N: Tensor = torch.linalg.vector_norm(grad_ND, dim=1, dtype=torch.float64)
+    return norms_N

@@ -4,10 +4,11 @@ The noise is a Gaussian rounded to an integer number of grid steps. Adding a rou
 integer is rounding `integer + Gaussian`, so the release is a post-processing of the Gaussian
 mechanism on the integer sum, and its low bits are no fingerprint of the value.
 
-What is left of floating point is the Gaussian itself: Box-Muller on 64-bit uniforms in float64, drawn
-without looking at the data. Its tail ends at 9.4 standard deviations (a tail of 6e-21 a coordinate,
-which a delta of 1e-9 outweighs for any model that fits a machine), and one grid step spans about
-2^40 / sqrt(dimension) of its values, so that the rounded Gaussian is the ideal one to that precision.
+What is left of floating point is the Gaussian itself: Box-Muller on 64-bit uniforms in float64,
+drawn without looking at the data. Its tail ends at 9.4 standard deviations (a tail of 6e-21 a
+coordinate, which a delta of 1e-9 outweighs for any model that fits a machine), and one grid step
+spans about 2^40 / sqrt(dimension) of its values, so that the rounded Gaussian is the ideal one to
+that precision.
 """
 
 import math

@@ -79,7 +79,13 @@ def reload_and_score(
             ),
             encoding="utf-8",
         )
-        command = [sys.executable, "-m", "fedpeft.federated.reload_check", request, answer]
+        command = [
+            sys.executable,
+            "-m",
+            "fedpeft.federated.reload_check",
+            str(request),
+            str(answer),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise VerificationError(

@@ -121,6 +121,8 @@ def _optimizer(
     if federation.optimizer == "adam":
         return torch.optim.AdamW(groups, weight_decay=federation.weight_decay)
     return torch.optim.SGD(
-        groups, lr=federation.learning_rate, momentum=federation.momentum,
+        groups,
+        lr=federation.learning_rate,
+        momentum=federation.momentum,
         weight_decay=federation.weight_decay,
     )

@@ -40,9 +40,7 @@ def main(request_path: Path, answer_path: Path) -> None:
     cuda = config.device != "cpu" and torch.cuda.is_available()
     task_model.eval().to("cuda" if cuda else "cpu")
     test = encode(read_table(data.test, []), config, data, labels, load_tokenizer(config))
-    metrics = evaluate(
-        task_model, test, task=config.task, max_tokens=config.max_tokens_per_batch
-    )
+    metrics = evaluate(task_model, test, task=config.task, max_tokens=config.max_tokens_per_batch)
     answer_path.write_text(json.dumps(metrics), encoding="utf-8")
 
 

@@ -1,10 +1,10 @@
 """What a run keeps on disk while it goes on, so that it can be stopped at any moment.
 
-    run.json                       the configuration and what it must find again; written once
-    journal.jsonl                  reserved privacy events
-    checkpoint/progress.json       rounds finished, and which state file holds their adapter
-    checkpoint/state-0007.safetensors
-    checkpoint/round-0008/*.safetensors   updates of the open round
+run.json                       the configuration and what it must find again; written once
+journal.jsonl                  reserved privacy events
+checkpoint/progress.json       rounds finished, and which state file holds their adapter
+checkpoint/state-0007.safetensors
+checkpoint/round-0008/*.safetensors   updates of the open round
 """
 
 import json

@@ -172,7 +172,9 @@ class Simulation:
             sent = [result.tensors for result in updates.values()]
             aggregate = self.aggregator.aggregate(self.tensors, sent, weights)
             diagnostics = dict(aggregate.diagnostics)
-            norms = {client_id: _distance(r.tensors, self.tensors) for client_id, r in updates.items()}
+            norms = {
+                client_id: _distance(r.tensors, self.tensors) for client_id, r in updates.items()
+            }
             downlink_bytes = len(updates) * size_bytes(self.tensors)
             self.tensors = dict(aggregate.tensors)
         else:
@@ -184,7 +186,9 @@ class Simulation:
         last = round_number == self.federation.num_rounds
         evaluated = last or round_number % self.federation.evaluate_every == 0
         metrics = self._evaluate() if evaluated else None
-        spent = {c: self.spent_epsilon(c) for c in self.plan.clients} if self.privacy.enabled else {}
+        spent = (
+            {c: self.spent_epsilon(c) for c in self.plan.clients} if self.privacy.enabled else {}
+        )
         self.records.append(
             RoundReport(
                 round=round_number,

@@ -92,7 +92,7 @@ def encode_classification(
 def encode_causal_lm(
     table: Table, config: DataConfig, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> Dataset:
-    """Tokenizes texts, or questions and answers, for next-token prediction.
+    r"""Tokenizes texts, or questions and answers, for next-token prediction.
 
     A row is [bos] prompt answer [eos]. With question and answer columns the prompt is
     'Question: …\\nAnswer:' and carries no loss; otherwise there is no prompt. Where a row is longer

@@ -59,7 +59,7 @@ def partition(
         return split_by_file([table] if isinstance(table, Table) else table, num_clients)
     rows = table if isinstance(table, Table) else concat_tables(table)
     if config.partition == "column":
-        assert config.partition_column is not None  # noqa: S101 - DataConfig checked it
+        assert config.partition_column is not None
         values = rows.categories(config.partition_column)
         path = config.partition_groups
         return split_by_value(values, num_clients, None if path is None else read_groups(path))
