@@ -106,7 +106,9 @@ def _finish(
     adapter = folder.path / ADAPTER_FOLDER
     export_adapter(adapter, assembly.model, simulation.tensors, config.model, assembly.labels)
     observer.note("loading the exported adapter with peft in another process")
-    reloaded = reload_and_score(adapter, config.model, config.data, assembly.labels)
+    reloaded = reload_and_score(
+        adapter, config.model, config.data, assembly.labels, seed=config.federation.seed
+    )
     report = build_report(
         name=config.output.name,
         config=config.model_dump(mode="json"),

@@ -1,6 +1,5 @@
 """`fedpeft report`: the schema of report.json, and a report shown again."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +11,9 @@ app = typer.Typer(no_args_is_help=True, help="Read the reports of finished runs.
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of report.json."""
-    from fedpeft.report.schema import Report
+    from fedpeft.report.schema_doc import schema_json
 
-    typer.echo(json.dumps(Report.model_json_schema(), indent=2))
+    typer.echo(schema_json(), nl=False)
 
 
 @app.command()
@@ -27,4 +26,5 @@ def show(
     from fedpeft.cli.progress import summary
     from fedpeft.report.write import read_report
 
-    Console().print(summary(read_report(path / "report.json" if path.is_dir() else path)))
+    console = Console()
+    console.print(summary(read_report(path), ascii_only=console.options.ascii_only))

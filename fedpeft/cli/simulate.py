@@ -85,10 +85,12 @@ def simulate(
         typer.echo(f"stopped; go on with: fedpeft simulate --resume {folder}", err=True)
         raise typer.Exit(_STOPPED) from None
     if as_json:
-        typer.echo(report.model_dump_json(indent=2))
+        from fedpeft.report.write import finite, to_json
+
+        typer.echo(to_json(finite(report)), nl=False)
         return
     console = Console()
-    console.print(summary(report))
+    console.print(summary(report, ascii_only=console.options.ascii_only))
     console.print(f"report   {folder / 'report.html'}", style="dim", highlight=False)
     console.print(f"adapter  {folder / runs.ADAPTER_FOLDER}", style="dim", highlight=False)
 

@@ -14,10 +14,10 @@ from fedpeft.federated.plan import RunPlan, plan_run
 from fedpeft.models.base_model import load_base_model, load_tokenizer
 from fedpeft.models.data_config import DataConfig
 from fedpeft.models.dataset import Dataset, encode_causal_lm, encode_classification
+from fedpeft.models.held_out import read_train_and_test
 from fedpeft.models.label_space import LabelSpace, majority_share
 from fedpeft.models.model_config import ModelConfig
 from fedpeft.models.partition import label_histogram, partition
-from fedpeft.models.sources import read_table
 from fedpeft.models.table import Table, concat_tables
 from fedpeft.types import derive_seed, tensor_digest
 
@@ -87,16 +87,14 @@ def read_and_partition(
     Raises:
         DataError: Whatever is wrong with a file, a column, a label or the split.
     """
-    columns = _columns(model, data)
-    test = read_table(data.test, columns)
-    labels = None
-    if model.task == "classification":
-        labels = LabelSpace.from_test(test, data.label_column)
+    columns = needed_columns(model, data)
     split_by = [] if data.partition_column is None else [data.partition_column]
     if model.task == "causal-lm" and data.partition == "dirichlet":
         split_by = [data.label_column]
-    locations = data.client_files if data.train is None else (data.train,)
-    tables = [read_table(location, [*columns, *split_by]) for location in locations]
+    tables, test = read_train_and_test(data, columns, split_by, federation.seed)
+    labels = None
+    if model.task == "classification":
+        labels = LabelSpace.from_test(test, data.label_column)
     parts = partition(
         tables if data.partition == "files" else tables[0],
         data,
@@ -160,7 +158,8 @@ def encode(
     return encode_classification(table, data, labels, tokenizer, model.max_length)
 
 
-def _columns(model: ModelConfig, data: DataConfig) -> list[str]:
+def needed_columns(model: ModelConfig, data: DataConfig) -> list[str]:
+    """Returns the columns that every row needs for the task."""
     if model.task == "classification":
         return [data.text_column, data.label_column]
     if data.question_column is not None and data.answer_column is not None:

@@ -59,7 +59,12 @@ def export_adapter(
 
 
 def reload_and_score(
-    directory: Path, model_config: ModelConfig, data: DataConfig, labels: tuple[str, ...]
+    directory: Path,
+    model_config: ModelConfig,
+    data: DataConfig,
+    labels: tuple[str, ...],
+    *,
+    seed: int,
 ) -> dict[str, float]:
     """Scores the exported adapter on the held-out set, with peft, in a process of its own.
 
@@ -75,6 +80,7 @@ def reload_and_score(
                     "model": model_config.model_dump(),
                     "data": data.model_dump(),
                     "labels": labels,
+                    "seed": seed,
                 }
             ),
             encoding="utf-8",

@@ -10,9 +10,9 @@ class RoundReport(BaseModel):
 
     round: int = Field(description="Counts from 1.")
     cohort: list[str] = Field(description="Clients whose updates were aggregated.")
-    seconds: float
+    seconds: float = Field(description="Wall-clock seconds, evaluation included.")
     uplink_bytes: int = Field(description="Tensor bytes, all clients of the cohort together.")
-    downlink_bytes: int
+    downlink_bytes: int = Field(description="Adapter and head, sent to each client.")
     update_norms: dict[str, float] = Field(
         description="L2 norm of each client's update minus what it started from."
     )

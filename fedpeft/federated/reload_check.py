@@ -11,14 +11,14 @@ import torch
 from peft import PeftModel
 
 from fedpeft.adapters.peft_files import load_tensors
-from fedpeft.federated.assembly import encode
+from fedpeft.federated.assembly import encode, needed_columns
 from fedpeft.federated.export import HEAD_FILE
 from fedpeft.models.base_model import load_base_model, load_tokenizer
 from fedpeft.models.data_config import DataConfig
 from fedpeft.models.evaluation import evaluate
+from fedpeft.models.held_out import read_train_and_test
 from fedpeft.models.label_space import LabelSpace
 from fedpeft.models.model_config import ModelConfig
-from fedpeft.models.sources import read_table
 from fedpeft.models.tasks import CausalLanguageModel, SequenceClassifier
 
 
@@ -39,7 +39,9 @@ def main(request_path: Path, answer_path: Path) -> None:
         task_model.head.load_state_dict({n.removeprefix("head."): t for n, t in head.items()})
     cuda = config.device != "cpu" and torch.cuda.is_available()
     task_model.eval().to("cuda" if cuda else "cpu")
-    test = encode(read_table(data.test, []), config, data, labels, load_tokenizer(config))
+    columns = needed_columns(config, data)
+    _, rows = read_train_and_test(data, columns, [], request["seed"])
+    test = encode(rows, config, data, labels, load_tokenizer(config))
     metrics = evaluate(task_model, test, task=config.task, max_tokens=config.max_tokens_per_batch)
     answer_path.write_text(json.dumps(metrics), encoding="utf-8")
 

@@ -15,9 +15,17 @@ class DataConfig(BaseModel):
         description="Training rows: a .jsonl, .csv or .parquet path, an hf:// URL, or "
         "'synthetic:messages/train'. Not used when partition = 'files'.",
     )
-    test: str = Field(
-        description="Held-out rows in the same forms. Its labels are the label space: they are "
-        "public, while a client's labels are not."
+    test: str | None = Field(
+        default=None,
+        description="Held-out rows in the same forms, or give test_fraction. Their labels are the "
+        "label space: they are public, while a client's labels are not.",
+    )
+    test_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Holds out this share of the training rows, drawn with the run's seed, in "
+        "place of a test file.",
     )
     text_column: str = Field(default="text", description="Column with the text.")
     label_column: str = Field(
@@ -52,6 +60,8 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if (self.test is None) == (self.test_fraction is None):
+            raise ValueError("give one of test and test_fraction")
         if self.partition == "files":
             if not self.client_files:
                 raise ValueError("partition = 'files' needs client_files")
