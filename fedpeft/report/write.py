@@ -8,8 +8,6 @@ in an epsilon, such a number is a bug, and nothing is written.
 
 import json
 import math
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +15,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from fedpeft.errors import DataError
+from fedpeft.files import write_text
 from fedpeft.report.html import render_html
 from fedpeft.report.schema import SCHEMA_VERSION, Report
 
@@ -30,8 +29,7 @@ _MEASURED_SECTIONS = ("rounds", "evaluation", "reload")
 def write_report(report: Report, directory: str | Path) -> None:
     """Write report.json and report.html into a folder, which is made if it is missing.
 
-    Each file is replaced as a whole: after a crash it is the old one or the new one. Both are
-    written out in full before the first is replaced.
+    Each file is replaced as a whole: after a crash it is the old one or the new one.
 
     Args:
         report: The run. Measured numbers that are not finite (metrics, diagnostics, update
@@ -46,19 +44,8 @@ def write_report(report: Report, directory: str | Path) -> None:
     contents = {JSON_NAME: to_json(report), HTML_NAME: render_html(report)}
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = {name: directory / f".{name}.{secrets.token_hex(6)}.tmp" for name in contents}
-    try:
-        for name, path in temporary.items():
-            with path.open("x", encoding="utf-8", newline="\n") as file:
-                file.write(contents[name])
-                file.flush()
-                os.fsync(file.fileno())
-        for name, path in temporary.items():
-            os.replace(path, directory / name)  # noqa: PTH105  the tests fail this call
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
-    _sync_directory(directory)
+    for name, content in contents.items():
+        write_text(directory / name, content)
 
 
 def read_report(path: str | Path) -> Report:
@@ -158,12 +145,3 @@ def _nonfinite(
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the replaced names themselves durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
