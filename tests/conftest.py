@@ -24,3 +24,37 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no public data sets at {path}; set FEDPEFT_SHARED_DATA to their folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """The folder with public models that are not part of this repository."""
+    beside = Path(__file__).parents[2] / "shared" / "models"
+    path = Path(os.environ.get("FEDPEFT_SHARED_MODELS", beside))
+    if not path.is_dir():
+        pytest.skip(f"no public models at {path}; set FEDPEFT_SHARED_MODELS to their folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved BERT: 2 layers, 32 features, nn.Linear."""
+    from tests.tiny_models import save_bert
+
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved Llama: 2 layers, 32 features, an output weight of its own."""
+    from tests.tiny_models import save_llama
+
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved GPT-2: 2 layers, 32 features, Conv1D, tied output weight."""
+    from tests.tiny_models import save_gpt2
+
+    return save_gpt2(tmp_path_factory.mktemp("gpt2"))

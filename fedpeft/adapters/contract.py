@@ -60,9 +60,12 @@ class AdapterMethod(Protocol):
     ) -> None:
         """Writes the adapter as the peft library stores it; `prefix` leads to the base model."""
 
-    def import_peft(self, directory: Path, *, prefix: str) -> dict[str, Tensor]:
+    def import_peft(
+        self, directory: Path, config: AdapterConfig, *, prefix: str
+    ) -> dict[str, Tensor]:
         """Reads an adapter that `export_peft` or the peft library wrote.
 
         Raises:
-            AdapterError: If a file is missing, truncated, or not an adapter of this method.
+            AdapterError: If a file is missing, truncated, or not an adapter of this method with
+                the configuration's rank and scaling.
         """

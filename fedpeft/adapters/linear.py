@@ -12,8 +12,12 @@ LinearLike: TypeAlias = "nn.Linear | Conv1D"
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Returns whether the module is one that an adapter can wrap."""
-    return isinstance(module, nn.Linear | Conv1D)
+    """Returns whether the module is one that an adapter can wrap.
+
+    A subclass is not: its weight may be read past its forward (nn.MultiheadAttention's out_proj),
+    or it is the task's own head.
+    """
+    return type(module) in (nn.Linear, Conv1D)
 
 
 def is_transposed(module: nn.Module) -> bool:

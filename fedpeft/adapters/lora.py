@@ -5,6 +5,7 @@ Legend: N rows, T tokens, I inputs, O outputs, R rank.
 
 import math
 from collections.abc import Mapping, Sequence
+from math import isclose
 from pathlib import Path
 
 import torch
@@ -15,11 +16,13 @@ from fedpeft.adapters.initializers import initial_lora_a
 from fedpeft.adapters.linear import LinearLike, is_transposed, weight_of
 from fedpeft.adapters.peft_files import read_peft, write_peft
 from fedpeft.adapters.targets import match_targets
-from fedpeft.errors import AdapterError
+from fedpeft.errors import AdapterError, PrivacyError
 from fedpeft.types import derive_seed
 
 LORA_A, LORA_B = "lora_a", "lora_b"
 _PEFT_NAMES = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight"}
+# Settings of peft under which the same factors compute something else.
+_VARIANTS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "layer_replication")
 
 
 class LoraLinear(nn.Module):
@@ -50,6 +53,13 @@ def _project(x: Tensor, weight: Tensor, row_weights: Tensor | None) -> Tensor:
     """X @ weightᵀ, or with row n's own weight for row n of x, shape (N, T, features)."""
     if row_weights is None:
         return nn.functional.linear(x, weight)
+    if x.shape[0] != row_weights.shape[0]:
+        # Cut into N parts, what all rows share would take each part from another row's copy.
+        raise PrivacyError(
+            f"an adapted module sees {x.shape[0]} inputs for {row_weights.shape[0]} examples, such "
+            "as position embeddings that all of them share, so that no per-example gradient "
+            "exists; choose other target_modules"
+        )
     return torch.bmm(x.reshape(row_weights.shape[0], -1, x.shape[-1]), row_weights.mT).reshape(
         *x.shape[:-1], -1
     )
@@ -122,10 +132,13 @@ class Lora:
     def merge(self, model: nn.Module) -> None:
         """See `AdapterMethod.merge`."""
         for name, module in _adapted(model).items():
+            base = module.base
             update_OI = module.scaling * (module.lora_b.detach() @ module.lora_a.detach())
-            weight_OI = weight_of(module.base)
-            weight_OI += update_OI.to(weight_OI.dtype)
-            model.set_submodule(name, module.base)
+            merged_OI = weight_of(base) + update_OI.to(base.weight.dtype)
+            # A new parameter: the old one may be another module's as well (tied embeddings).
+            merged = merged_OI.T if is_transposed(base) else merged_OI
+            base.weight = nn.Parameter(merged.contiguous(), requires_grad=False)
+            model.set_submodule(name, base)
 
     def export_peft(
         self,
@@ -156,11 +169,23 @@ class Lora:
             ),
         )
 
-    def import_peft(self, directory: Path, *, prefix: str) -> dict[str, Tensor]:
+    def import_peft(
+        self, directory: Path, config: AdapterConfig, *, prefix: str
+    ) -> dict[str, Tensor]:
         """See `AdapterMethod.import_peft`."""
+        stored, tensors = read_peft(directory, "LORA")
+        variants = sorted(key for key in _VARIANTS if stored.get(key) not in (None, False, {}))
+        rank, alpha = stored.get("r"), stored.get("lora_alpha")
+        if variants or stored.get("bias", "none") != "none":
+            raise AdapterError(f"{directory} is no plain LoRA: it sets {variants or ['bias']}")
+        fits = isinstance(alpha, int | float) and isclose(alpha, config.scaling * config.rank)
+        if rank != config.rank or not fits:
+            raise AdapterError(
+                f"{directory} has r = {rank} and lora_alpha = {alpha}; expected rank "
+                f"{config.rank} and alpha {config.scaling * config.rank:g}"
+            )
         return {
-            _from_peft(name, prefix, directory): tensor.float()
-            for name, tensor in read_peft(directory, "LORA").items()
+            _from_peft(name, prefix, directory): tensor.float() for name, tensor in tensors.items()
         }
 
 

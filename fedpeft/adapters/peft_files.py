@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,8 +25,8 @@ def write_peft(directory: Path, tensors: Mapping[str, Tensor], config: "PeftConf
     config.save_pretrained(str(directory))
 
 
-def read_peft(directory: Path, peft_type: str) -> dict[str, Tensor]:
-    """Returns the stored tensors by peft's names.
+def read_peft(directory: Path, peft_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns the stored configuration, and the stored tensors by peft's names.
 
     Raises:
         AdapterError: If a file is missing or truncated, or the adapter is of another type.
@@ -36,12 +36,13 @@ def read_peft(directory: Path, peft_type: str) -> dict[str, Tensor]:
         if not path.is_file():
             raise AdapterError(f"{directory} is no PEFT adapter: {path.name} is missing")
     try:
-        found = json.loads(config_path.read_text(encoding="utf-8")).get("peft_type")
+        config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+        found = config.get("peft_type")
     except (ValueError, AttributeError) as error:
         raise AdapterError(f"{config_path} is not a JSON object: {error}") from error
     if found != peft_type:
         raise AdapterError(f"{config_path}: expected peft_type {peft_type}, got {found}")
-    return load_tensors(weights_path)
+    return config, load_tensors(weights_path)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
