@@ -73,11 +73,14 @@ class AdaptedModel:
             AdapterError: If names, shapes or finiteness are not what the model expects.
         """
         head = self._head()
-        self.method.load(self.task_model, {n: t for n, t in tensors.items() if n not in head})
         for name, parameter in head.items():
             if name not in tensors or tensors[name].shape != parameter.shape:
                 raise AdapterError(f"{name}: expected a tensor of shape {tuple(parameter.shape)}")
-            with torch.no_grad():
+            if not torch.isfinite(tensors[name]).all():
+                raise AdapterError(f"{name} holds NaN or infinite values")
+        self.method.load(self.task_model, {n: t for n, t in tensors.items() if n not in head})
+        with torch.no_grad():
+            for name, parameter in head.items():
                 parameter.copy_(tensors[name])
 
     def delta_norm(self, tensors: Mapping[str, Tensor]) -> float:

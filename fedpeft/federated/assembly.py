@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from fedpeft.adapters.config import AdapterConfig
 from fedpeft.dp.config import PrivacyConfig
+from fedpeft.errors import ModelError
 from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.plan import RunPlan, plan_run
@@ -122,6 +125,7 @@ def assemble(
     train = encode(rows.train, model_config, data, rows.labels, tokenizer)
     test = encode(rows.test, model_config, data, rows.labels, tokenizer)
     base = load_base_model(model_config)
+    _check_rows((train, test), base, model_config)
     base_digest = tensor_digest(base.state_dict())
     model = AdaptedModel(
         base,
@@ -165,6 +169,24 @@ def needed_columns(model: ModelConfig, data: DataConfig) -> list[str]:
     if data.question_column is not None and data.answer_column is not None:
         return [data.question_column, data.answer_column]
     return [data.text_column]
+
+
+def _check_rows(datasets: Sequence[Dataset], base: nn.Module, config: ModelConfig) -> None:
+    """Raises ModelError where the model cannot take the tokenizer's ids or a row's length."""
+    num_tokens = base.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    largest = max(max(ids) for dataset in datasets for ids in dataset.input_ids)
+    if largest >= num_tokens:
+        raise ModelError(
+            f"the tokenizer of {config.name} gives token {largest}, but the model has only "
+            f"{num_tokens} tokens; they do not belong together"
+        )
+    longest = max(len(ids) for dataset in datasets for ids in dataset.input_ids)
+    positions = getattr(base.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < longest:
+        raise ModelError(
+            f"a row has {longest} tokens, but {config.name} was made for {positions}; set "
+            f"model.max_length to at most {positions}"
+        )
 
 
 def _data_digest(datasets: Mapping[str, Dataset], test: Dataset) -> str:

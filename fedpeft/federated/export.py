@@ -110,11 +110,11 @@ def compare_metrics(expected: Mapping[str, float], found: Mapping[str, float]) -
     """
     if expected.keys() != found.keys():
         raise VerificationError(f"expected metrics {sorted(expected)}, got {sorted(found)}")
-    worst = max(expected, key=lambda name: abs(expected[name] - found[name]))
-    difference = abs(expected[worst] - found[worst])
-    if not difference <= _TOLERANCE * max(1.0, abs(expected[worst])):
-        raise VerificationError(
-            f"the adapter reloaded from disk scores {worst} {found[worst]:.6f}, the run ended "
-            f"with {expected[worst]:.6f}: what was exported is not what was trained"
-        )
-    return difference
+    for name, value in expected.items():
+        # Written so that NaN on either side is a difference.
+        if not abs(value - found[name]) <= _TOLERANCE * max(1.0, abs(value)):
+            raise VerificationError(
+                f"the adapter reloaded from disk scores {name} {found[name]:.6f}, the run ended "
+                f"with {value:.6f}: what was exported is not what was trained"
+            )
+    return max(abs(value - found[name]) for name, value in expected.items())

@@ -58,7 +58,10 @@ def _line(entry: Entry) -> str:
 
 
 def _read(path: Path) -> list[Entry]:
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except ValueError as error:
+        raise PrivacyError(f"{path} is no text: {error}; the spent budget is unknown") from error
     # What stands after the last newline was cut off by a crash.
     return [_parse(path, number, line) for number, line in enumerate(lines[:-1], start=1)]
 
@@ -66,13 +69,18 @@ def _read(path: Path) -> list[Entry]:
 def _parse(path: Path, number: int, line: str) -> Entry:
     try:
         fields = json.loads(line)
-        return Entry(
-            client_id=fields["client_id"],
-            round=fields["round"],
-            event=DpSgdEvent(**fields["event"]),
-        )
+        entry = Entry(**{**fields, "event": DpSgdEvent(**fields["event"])})
+        _check_types(entry)
     except (ValueError, KeyError, TypeError, PrivacyError) as error:
         raise PrivacyError(
             f"{path}:{number} is no privacy event ({error}); the spent budget is unknown, so the "
             "run cannot go on"
         ) from error
+    return entry
+
+
+def _check_types(entry: Entry) -> None:
+    if type(entry.event.num_steps) is not int or type(entry.round) is not int:
+        raise ValueError("round and num_steps must be whole numbers")
+    if not isinstance(entry.client_id, str):
+        raise TypeError("client_id must be text")

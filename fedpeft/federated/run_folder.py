@@ -7,9 +7,11 @@ checkpoint/state-0007.safetensors
 checkpoint/round-0008/*.safetensors   updates of the open round
 """
 
+import fcntl
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +44,19 @@ class Progress(BaseModel):
 
 
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run.
+
+    Attributes:
+        path: Where it is.
+        journal: Reserved privacy events; opened by `exclusively`.
+    """
+
+    journal: Journal
 
     def __init__(self, path: Path) -> None:
         """Opens an existing folder; `create` and `reopen` are the ways to one."""
         self.path = path
         self._checkpoint = path / "checkpoint"
-        self.journal = Journal(path / "journal.jsonl")
 
     @classmethod
     def create(cls, path: Path, run: Mapping[str, Any]) -> "RunFolder":
@@ -77,13 +85,37 @@ class RunFolder:
             run: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"{file} is damaged: {error}") from error
+        if not isinstance(run, dict):
+            raise DataError(f"{file} is damaged: expected a JSON object")
         return cls(path), run
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Opens the journal and keeps every other process off the run while the context is open.
+
+        Two processes that each know only their own reservations would exceed the budget together.
+
+        Raises:
+            ConfigError: If another process is at work on the run.
+            PrivacyError: If the journal cannot be read.
+        """
+        with (self.path / "run.json").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"another process is at work on the run in {self.path}; wait for it or stop it"
+                ) from error
+            self.journal = Journal(self.path / "journal.jsonl")
+            yield
 
     def save_round(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
         """Makes a finished round durable and drops the files that it replaces."""
         state = self._state(progress.round)
         write_atomically(state, lambda path: save_file(dict(tensors), path))
-        write_text(self._checkpoint / "progress.json", progress.model_dump_json(indent=1))
+        # Not model_dump_json, which makes null of NaN: a diverged run must be readable again.
+        text = json.dumps(progress.model_dump(), indent=1)
+        write_text(self._checkpoint / "progress.json", text)
         for old in self._checkpoint.glob("state-*.safetensors"):
             if old != state:
                 old.unlink()

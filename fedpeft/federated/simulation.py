@@ -124,6 +124,10 @@ class Simulation:
             Stopped: If it was asked to; everything finished is durable.
             VerificationError: If the adapter never changed.
         """
+        with self.folder.exclusively():
+            self._run()
+
+    def _run(self) -> None:
         self.aggregator = AGGREGATORS[self.federation.aggregator]
         self.model.set_trainable(self.aggregator.trained_factors)
         self._restore()
@@ -165,8 +169,15 @@ class Simulation:
             if self.stop_requested():
                 raise Stopped
             result = self._client_update(round_number, self.plan.clients[client_id])
-            if result is not None:
+            if result is None:
+                continue
+            if all(bool(torch.isfinite(tensor).all()) for tensor in result.tensors.values()):
                 updates[client_id] = result
+            else:
+                self._note(
+                    f"round {round_number}: the update of {client_id} holds NaN or infinite values "
+                    "and is left out; lower learning_rate"
+                )
         if updates:
             weights = [self.plan.clients[client_id].weight for client_id in updates]
             sent = [result.tensors for result in updates.values()]
@@ -178,7 +189,7 @@ class Simulation:
             downlink_bytes = len(updates) * size_bytes(self.tensors)
             self.tensors = dict(aggregate.tensors)
         else:
-            self._note(f"round {round_number}: no client had budget left; the adapter is unchanged")
+            self._note(f"round {round_number}: no update to aggregate; the adapter is unchanged")
             sent, diagnostics, norms, downlink_bytes = [], {}, {}, 0
         for client_id, result in updates.items():
             self.num_nonfinite[client_id] += result.num_nonfinite

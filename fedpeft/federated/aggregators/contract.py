@@ -7,7 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fedpeft.adapters.lora import LORA_A, LORA_B
 from fedpeft.errors import AdapterError
+
+_FACTORS = (LORA_A, LORA_B)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,27 +51,43 @@ class Aggregator(Protocol):
 
 
 def weighted_mean(
-    updates: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
+    tensors: Mapping[str, Tensor],
+    updates: Sequence[Mapping[str, Tensor]],
+    weights: Sequence[float],
+    trained_factors: Sequence[str],
 ) -> dict[str, Tensor]:
-    """Returns the weighted mean of every tensor, computed in float64, in the updates' dtype.
+    """Returns the weighted mean of every trained tensor, computed in float64, in the own dtype.
 
     Raises:
-        AdapterError: If there is no update, names or shapes differ, a value is not finite, or the
-            weights are not positive.
+        AdapterError: If there is no update, one does not hold exactly the trained tensors in the
+            shapes of `tensors`, a value is not finite, or the weights are not positive.
     """
     shares = normalised(weights, len(updates))
-    first = updates[0]
+    trained = {n for n in tensors if n.endswith(tuple(f".{factor}" for factor in trained_factors))}
+    head = {n for n in tensors if n.rpartition(".")[2] not in _FACTORS}
+    names = trained | head if head & updates[0].keys() else trained
     for update in updates:
-        if {n: t.shape for n, t in update.items()} != {n: t.shape for n, t in first.items()}:
-            raise AdapterError("the cohort's updates differ in names or shapes")
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in update.values()):
-            raise AdapterError("an update holds NaN or infinite values")
+        if update.keys() != names:
+            wrong = sorted(update.keys() ^ names)
+            raise AdapterError(
+                f"an update must hold the {len(names)} trained tensors; {len(wrong)} are missing "
+                f"or unknown: {wrong[:3]}"
+            )
+        for name in names:
+            if update[name].shape != tensors[name].shape:
+                raise AdapterError(
+                    f"{name}: expected shape {tuple(tensors[name].shape)}, an update has "
+                    f"{tuple(update[name].shape)}"
+                )
+            if not torch.isfinite(update[name]).all():
+                raise AdapterError(f"{name}: an update holds NaN or infinite values")
     return {
         name: sum(
             (share * update[name].double() for share, update in zip(shares, updates, strict=True)),
-            start=torch.zeros_like(first[name], dtype=torch.float64),
-        ).to(first[name].dtype)
-        for name in first
+            start=torch.zeros_like(tensors[name], dtype=torch.float64),
+        ).to(tensors[name].dtype)
+        for name in tensors
+        if name in names
     }
 
 

@@ -26,7 +26,7 @@ class FedAvg:
         weights: Sequence[float],
     ) -> Aggregate:
         """See `Aggregator.aggregate`."""
-        mean = weighted_mean(updates, weights)
+        mean = weighted_mean(tensors, updates, weights, self.trained_factors)
         shares = normalised(weights, len(updates))
         return Aggregate(
             tensors=dict(tensors) | mean,

@@ -27,7 +27,7 @@ class FedSvd:
         weights: Sequence[float],
     ) -> Aggregate:
         """See `Aggregator.aggregate`."""
-        merged = dict(tensors) | weighted_mean(updates, weights)
+        merged = dict(tensors) | weighted_mean(tensors, updates, weights, self.trained_factors)
         for module, (lora_a, lora_b) in lora_pairs(merged).items():
             a, b = refactorize_svd(lora_a, lora_b)
             merged[f"{module}.{LORA_A}"], merged[f"{module}.{LORA_B}"] = a, b

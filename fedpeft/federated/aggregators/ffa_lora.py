@@ -21,4 +21,5 @@ class FfaLora:
         weights: Sequence[float],
     ) -> Aggregate:
         """See `Aggregator.aggregate`."""
-        return Aggregate(tensors=dict(tensors) | weighted_mean(updates, weights))
+        mean = weighted_mean(tensors, updates, weights, self.trained_factors)
+        return Aggregate(tensors=dict(tensors) | mean)

@@ -22,7 +22,7 @@ class FrozenOrthonormal:
         weights: Sequence[float],
     ) -> Aggregate:
         """See `Aggregator.aggregate`."""
-        merged = dict(tensors) | weighted_mean(updates, weights)
+        merged = dict(tensors) | weighted_mean(tensors, updates, weights, self.trained_factors)
         for module, (lora_a, lora_b) in lora_pairs(merged).items():
             if not is_orthonormal(lora_a):
                 a, b = refactorize_qr(lora_a, lora_b)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedpeft.errors import AdapterError
 
-# Directions of A below this share of its largest singular value are rounding, not A's row space.
+# Directions of A's unit rows below this share of the largest are rounding, not A's row space.
 _RELATIVE_RANK = 1e-7
 _ORTHONORMAL = 1e-6
 
@@ -31,10 +31,12 @@ def orthonormal_basis(lora_a_RI: Tensor) -> tuple[Tensor, Tensor]:
         # One Newton-Schulz step takes the float32 rounding out of Q.
         q_RI = 1.5 * a_RI - 0.5 * (a_RI @ a_RI.T) @ a_RI
         return a_RI @ q_RI.T, q_RI
-    q_IR, r_RR = torch.linalg.qr(a_RI.T)
+    # Rows of equal norm: a short row is a direction like any other, its column of B may be long.
+    norm_R1 = torch.linalg.vector_norm(a_RI, dim=1, keepdim=True)
+    q_IR, r_RR = torch.linalg.qr((a_RI / norm_R1.where(norm_R1 > 0, 1.0)).T)
     left_RR, sigma_R, right_RR = torch.linalg.svd(r_RR.T)
     rank = int((sigma_R > _RELATIVE_RANK * sigma_R[:1].clamp(min=1e-300)).sum())
-    return left_RR[:, :rank] * sigma_R[:rank], right_RR[:rank] @ q_IR.T
+    return norm_R1 * left_RR[:, :rank] * sigma_R[:rank], right_RR[:rank] @ q_IR.T
 
 
 def refactorize_qr(lora_a_RI: Tensor, lora_b_OR: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,5 +70,5 @@ def _padded(a_KI: Tensor, b_OK: Tensor, like_a: Tensor, like_b: Tensor) -> tuple
     rank = a_KI.shape[0]
     lora_a, lora_b = torch.zeros_like(like_a), torch.zeros_like(like_b)
     lora_a[:rank] = a_KI.to(like_a.dtype)
-    lora_b[:, :rank] = b_OK.to(like_b.dtype)
+    lora_b[:, : b_OK.shape[1]] = b_OK.to(like_b.dtype)
     return lora_a, lora_b
