@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PACKAGE = "package:"
+_MAX_REASON = 300
 
 
 def resolve_model(name: str) -> str:
@@ -44,7 +45,18 @@ def load_base_model(config: ModelConfig) -> nn.Module:
     from transformers import AutoModel, AutoModelForCausalLM
 
     kind: Any = AutoModelForCausalLM if config.task == "causal-lm" else AutoModel
-    model: nn.Module = _from_pretrained(kind, config, dtype="float32", use_safetensors=True)
+    model: nn.Module
+    model, found = _from_pretrained(
+        kind, config, dtype="float32", use_safetensors=True, output_loading_info=True
+    )
+    # transformers draws what a file lacks at random, another model in every process.
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ModelError(
+            f"the files of {config.name} hold no weights for {len(missing)} tensors of "
+            f"{type(model).__name__}, such as {missing[0]}; use a model that was trained for "
+            f"task = '{config.task}'"
+        )
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None  # type: ignore[assignment]  # ours pools by the mean; this one idles
     return model.requires_grad_(False).eval()
@@ -59,6 +71,8 @@ def load_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, config)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ModelError(f"the tokenizer of {config.name} has no vocabulary; is a file missing?")
     return tokenizer
 
 
@@ -70,25 +84,28 @@ def _from_pretrained(kind: Any, config: ModelConfig, **kwargs: Any) -> Any:
     logging.set_verbosity_error()
     location = resolve_model(config.name)
     try:
-        return kind.from_pretrained(location, revision=config.revision or "main", **kwargs)
+        return kind.from_pretrained(
+            location, revision=config.revision or "main", trust_remote_code=False, **kwargs
+        )
     except SafetensorError as error:
         raise ModelError(
             f"the weights of {config.name} cannot be read ({error}); the file may be truncated: "
             "fetch it again"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()
+    except Exception as error:
+        # Each kind of damage raises another type: OSError, ValueError, RuntimeError, TypeError, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
             f"model {config.name!r} cannot be loaded; expected a folder, "
             f"'package:<distribution>' or a hub id that is reachable or cached: "
-            f"{reason[0] if reason else type(error).__name__}"
+            f"{reason if len(reason) <= _MAX_REASON else reason[:_MAX_REASON] + ' ...'}"
         ) from error
 
 
 def _packaged_model(distribution: str) -> Path:
     try:
         files = metadata.distribution(distribution).files or []
-    except metadata.PackageNotFoundError as error:
+    except (metadata.PackageNotFoundError, ValueError) as error:
         raise ModelError(
             f"the package {distribution} is not installed; run: pip install {distribution}"
         ) from error

@@ -86,7 +86,9 @@ def encode_classification(
     texts = [str(text) for text in table.column(config.text_column)]
     targets = labels.encode(table, config.label_column)
     encoded = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-    return Dataset(input_ids=encoded, targets=targets, pad_id=_pad_id(tokenizer))
+    pad_id = _pad_id(tokenizer)
+    # Blank text is no token at all for some tokenizers, and no model takes an empty row.
+    return Dataset(input_ids=[ids or [pad_id] for ids in encoded], targets=targets, pad_id=pad_id)
 
 
 def encode_causal_lm(
@@ -110,14 +112,15 @@ def encode_causal_lm(
         prompts = [""] * len(answers)
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     last = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    pad_id = _pad_id(tokenizer)
     input_ids, targets = [], []
     for prompt, answer in zip(_plain(tokenizer, prompts), _plain(tokenizer, answers), strict=True):
         answer_ids = (answer + last)[: max_length - len(first)]
         room = max_length - len(first) - len(answer_ids)
         prompt_ids = first + (prompt[-room:] if room else [])
-        input_ids.append(prompt_ids + answer_ids)
+        input_ids.append(prompt_ids + answer_ids or [pad_id])
         targets.append(max(1, len(prompt_ids)))
-    return Dataset(input_ids=input_ids, targets=targets, pad_id=_pad_id(tokenizer))
+    return Dataset(input_ids=input_ids, targets=targets, pad_id=pad_id)
 
 
 def physical_batches(dataset: Dataset, rows: Iterable[int], max_tokens: int) -> Iterator[list[int]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedpeft.errors import DataError
 from fedpeft.models.dataset import Batch
 
 BASE = "base"
@@ -136,7 +137,13 @@ class CausalLanguageModel(nn.Module):
 
 
 def metrics(score: Score, task: Literal["classification", "causal-lm"]) -> dict[str, float]:
-    """Returns loss and accuracy, or loss, perplexity and token accuracy."""
+    """Returns loss and accuracy, or loss, perplexity and token accuracy.
+
+    Raises:
+        DataError: If there was nothing to count.
+    """
+    if score.count == 0:
+        raise DataError("the held-out set has nothing to score: no row, or no token to predict")
     loss, accuracy = score.loss / score.count, score.correct / score.count
     if task == "classification":
         return {"loss": loss, "accuracy": accuracy}
