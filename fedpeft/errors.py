@@ -6,6 +6,7 @@
     │   ├── DataError         a data file, a column, a row, a partition
     │   ├── ModelError        a base model, a tokenizer, a module pattern
     │   ├── AdapterError      an adapter's tensors, shapes or files
+    │   ├── LedgerError       a budget ledger's file, database or entries
     │   └── PrivacyError      a guarantee that cannot be given
     │       └── BudgetError   a privacy budget that would be exceeded
     └── VerificationError     a finished result failed its own check    exit code 3
@@ -40,6 +41,10 @@ class ModelError(InputError):
 
 class AdapterError(InputError):
     """An adapter's tensors, shapes or files are wrong."""
+
+
+class LedgerError(InputError):
+    """A budget ledger cannot be opened, read or written, or does not know what was named."""
 
 
 class PrivacyError(InputError):
