@@ -25,19 +25,13 @@ def audit(connection: Connection, expected_head: Head | None) -> State:
         VerificationError: At the first thing that is wrong.
     """
     _check_structure(connection)
-    query = select(ENTRIES).order_by(ENTRIES.c.position)
-    rows = connection.execute(query, execution_options={"yield_per": 1000})
     state, expected_seen = State(), None
-    for entry in read_entries(rows):
-        # Epsilon only grows while a budget stands: it is enough to look where one is replaced.
-        if entry.kind == "budget":
-            state.check(entry)
-            _check_budget(state, entry.body["dataset"], f"before entry {entry.position}")
-        state.follow(entry)
-        if entry.kind == "budget":
-            _check_budget(state, entry.body["dataset"], f"after entry {entry.position}")
-        if expected_head is not None and entry.position == expected_head.count:
-            expected_seen = entry.hash
+    query = select(ENTRIES).order_by(ENTRIES.c.position)
+    with connection.execute(query, execution_options={"yield_per": 1000}) as rows:
+        for entry in read_entries(rows):
+            _follow(state, entry)
+            if expected_head is not None and entry.position == expected_head.count:
+                expected_seen = entry.hash
     for name in state.datasets:
         _check_budget(state, name, "now")
     _check_rows(connection, state)
@@ -98,6 +92,16 @@ def checked_digests(state: State, name: str, packed: bytes | None) -> bytes:
     return packed
 
 
+def _follow(state: State, entry: Entry) -> None:
+    # Epsilon only grows while a budget stands: it is enough to look where one is replaced.
+    if entry.kind == "budget":
+        state.check(entry)
+        _check_budget(state, entry.body["dataset"], f"before entry {entry.position}")
+    state.follow(entry)
+    if entry.kind == "budget":
+        _check_budget(state, entry.body["dataset"], f"after entry {entry.position}")
+
+
 def _check_structure(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         result = connection.execute(text("PRAGMA integrity_check(1)")).scalar_one()
@@ -144,7 +148,8 @@ def _check_guards(connection: Connection) -> None:
     query = (
         "SELECT name FROM sqlite_master WHERE type = 'trigger'"
         if connection.dialect.name == "sqlite"
-        else "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'"
+        else "SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
+        "WHERE relnamespace = current_schema()::regnamespace AND tgenabled <> 'D'"
     )
     missing = GUARDS - set(connection.execute(text(query)).scalars())
     if missing:
