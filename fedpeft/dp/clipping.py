@@ -36,16 +36,18 @@ class ClippedSum:
     num_examples: int
     num_nonfinite: int
 
+    def __post_init__(self) -> None:
+        """Refuses more examples than the integers can hold."""
+        if self.num_examples > self.grid.max_examples:
+            raise PrivacyError(f"a batch may hold at most {self.grid.max_examples} examples")
+
     def __add__(self, other: "ClippedSum") -> "ClippedSum":
         if self.grid != other.grid or self.units.keys() != other.units.keys():
             raise PrivacyError("two clipped sums on different grids or tensors cannot be added")
-        num_examples = self.num_examples + other.num_examples
-        if num_examples > self.grid.max_examples:
-            raise PrivacyError(f"a batch may hold at most {self.grid.max_examples} examples")
         return ClippedSum(
             units={name: units + other.units[name] for name, units in self.units.items()},
             grid=self.grid,
-            num_examples=num_examples,
+            num_examples=self.num_examples + other.num_examples,
             num_nonfinite=self.num_nonfinite + other.num_nonfinite,
         )
 
@@ -63,16 +65,19 @@ def clip_and_sum(grads: Mapping[str, Tensor], grid: Grid) -> ClippedSum:
     """Clips each example over all tensors at once, rounds it to the grid, and sums exactly.
 
     Edge cases: norm 0 stays 0; NaN or Inf anywhere in an example zeroes the whole example (min(1,
-    C/NaN) would pass it unclipped); float32 values whose squares overflow are measured in float64.
+    C/NaN) would pass it unclipped), and so does a float64 example whose squares overflow; float32
+    values whose squares overflow are measured in float64; halves are widened to float32 first,
+    because a product rounded to 8 bits can exceed the clip norm.
 
     Args:
-        grads: Parameter name → per-example gradients, shape (N, ...), float32 or float64.
+        grads: Parameter name → per-example gradients, shape (N, ...), of any floating type.
         grid: The grid for this clip norm and this number of coordinates.
 
     Raises:
-        PrivacyError: If the tensors' coordinates are not those the grid was made for.
+        PrivacyError: If the tensors' coordinates are not those the grid was made for, or there are
+            more rows than the grid sums exactly.
     """
-    flat = {name: grad.flatten(1) for name, grad in grads.items()}
+    flat = {name: _rows(grad) for name, grad in grads.items()}
     dimension = sum(grad_ND.shape[1] for grad_ND in flat.values())
     if dimension != grid.dimension:
         raise PrivacyError(
@@ -95,6 +100,13 @@ def clip_and_sum(grads: Mapping[str, Tensor], grid: Grid) -> ClippedSum:
         num_examples=int(norm_N.numel()),
         num_nonfinite=int((~finite_N).sum()),
     )
+
+
+def _rows(grad: Tensor) -> Tensor:
+    # Contiguous, so that the order in which a row's squares are summed, and so the last bit of its
+    # norm, does not depend on the memory layout that the other rows of the batch gave it.
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    return grad.flatten(1).to(wide).contiguous()
 
 
 def _norms(grad_ND: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from fedpeft.errors import PrivacyError
 
 _SLACK = 2.0**-10  # how much of the clip norm the rounding may cost at most: 0.1 %
 _EXACT_SUM = 2.0**53  # integers that a double holds
+# Beyond these a float32 gradient times 1/step, or the released float32, overflows to Inf or NaN.
+_SMALLEST_CLIP_NORM, _LARGEST_CLIP_NORM = 1e-18, 1e18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,11 @@ class Grid:
     @classmethod
     def for_clip_norm(cls, l2_clip_norm: float, dimension: int) -> "Grid":
         """Returns the coarsest power-of-two grid that costs at most 0.1 % in sensitivity."""
-        if not (math.isfinite(l2_clip_norm) and l2_clip_norm > 0):
-            raise PrivacyError(f"l2_clip_norm must be positive and finite, got {l2_clip_norm}")
+        if not _SMALLEST_CLIP_NORM <= l2_clip_norm <= _LARGEST_CLIP_NORM:
+            raise PrivacyError(
+                f"l2_clip_norm must lie in [{_SMALLEST_CLIP_NORM:g}, {_LARGEST_CLIP_NORM:g}], "
+                f"got {l2_clip_norm}"
+            )
         if dimension < 1:
             raise PrivacyError("there is no trainable tensor to clip")
         widest = 2 * _SLACK * l2_clip_norm / math.sqrt(dimension)

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
 
+from fedpeft.errors import PrivacyError
+
 _KEY_BYTES = 32
 
 
@@ -28,6 +30,7 @@ class Keystream:
         if len(key) != _KEY_BYTES:
             raise ValueError(f"expected a key of {_KEY_BYTES} bytes, got {len(key)}")
         self.secure = secure
+        self._process = os.getpid()
         self._encryptor = Cipher(AES(key), CTR(bytes(16))).encryptor()
 
     @classmethod
@@ -41,6 +44,15 @@ class Keystream:
         return cls(hashlib.sha256(f"fedpeft insecure seed {seed}".encode()).digest(), secure=False)
 
     def words(self, count: int) -> NDArray[np.uint64]:
-        """Returns `count` independent uniform words, shape (count,)."""
+        """Returns `count` independent uniform words, shape (count,).
+
+        Raises:
+            PrivacyError: If a secret stream is read in a forked process: parent and child would
+                draw the same noise, and the difference of their releases would hold none.
+        """
+        if self.secure and os.getpid() != self._process:
+            raise PrivacyError(
+                "this key stream was made before the process forked; make one in each process"
+            )
         stream = self._encryptor.update(bytes(8 * count))
         return np.frombuffer(stream, dtype="<u8").astype(np.uint64, copy=False)

@@ -24,6 +24,12 @@ class FederationConfig(BaseModel):
         "client's noise fits the number of rounds that it really takes part in. Default: all.",
     )
     local_steps: int = Field(default=5, ge=1, description="Local steps of each client per round.")
+    clients_at_once: int | None = Field(
+        default=None,
+        ge=1,
+        description="Clients that a simulation trains in one forward and backward pass. Memory and "
+        "speed only. A run can be stopped between such groups. Default: the whole cohort.",
+    )
     expected_batch_size: float | None = Field(
         default=None,
         gt=0,

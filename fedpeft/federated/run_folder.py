@@ -4,13 +4,14 @@ run.json                       the configuration and what it must find again; wr
 journal.jsonl                  reserved privacy events
 checkpoint/progress.json       rounds finished, and which state file holds their adapter
 checkpoint/state-0007.safetensors
-checkpoint/round-0008/*.safetensors   updates of the open round
+checkpoint/round-0008/*.safetensors   updates of the open round, a file for each group
 """
 
 import fcntl
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from fedpeft.federated.local_training import LocalResult
 from fedpeft.federated.records import RoundReport
 from fedpeft.files import write_atomically, write_text
 from fedpeft.types import tensor_digest
+
+_IN = " "  # between client and tensor; no client id and no parameter name holds a space
 
 
 class Progress(BaseModel):
@@ -140,25 +143,52 @@ class RunFolder:
             raise DataError(f"{self._state(progress.round)} is not the file that {file} names")
         return progress, tensors
 
-    def save_update(self, round_number: int, client_id: str, result: LocalResult) -> None:
-        """Makes a client's update of the open round durable."""
-        folder = self._round(round_number)
-        folder.mkdir(exist_ok=True)
-        metadata = {"num_nonfinite": str(result.num_nonfinite)}
-        write_atomically(
-            folder / f"{client_id}.safetensors",
-            lambda path: save_file(result.tensors, path, metadata=metadata),
-        )
+    def save_updates(
+        self, round_number: int, group: Sequence[str], results: Mapping[str, LocalResult]
+    ) -> None:
+        """Makes the updates of a group of clients durable, all of them or none."""
+        path = self._group(round_number, group)
+        path.parent.mkdir(exist_ok=True)
+        tensors = {
+            f"{client_id}{_IN}{name}": tensor
+            for client_id, result in results.items()
+            for name, tensor in result.tensors.items()
+        }
+        nonfinite = {client_id: result.num_nonfinite for client_id, result in results.items()}
+        metadata = {"num_nonfinite": json.dumps(nonfinite)}
+        write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
-    def load_update(self, round_number: int, client_id: str) -> LocalResult | None:
-        """Returns a client's update of the open round, where it was already made."""
-        path = self._round(round_number) / f"{client_id}.safetensors"
+    def load_updates(
+        self, round_number: int, group: Sequence[str]
+    ) -> dict[str, LocalResult] | None:
+        """Returns the updates of a group of the open round, where they were already made.
+
+        Clients that sat out are not in them.
+
+        Raises:
+            AdapterError: If they cannot be read.
+        """
+        path = self._group(round_number, group)
         if not path.is_file():
             return None
         tensors = load_tensors(path)
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        return LocalResult(tensors=tensors, num_nonfinite=int(metadata.get("num_nonfinite", 0)))
+            nonfinite: dict[str, int] = json.loads((file.metadata() or {})["num_nonfinite"])
+        return {
+            client_id: LocalResult(
+                tensors={
+                    name.removeprefix(f"{client_id}{_IN}"): tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith(f"{client_id}{_IN}")
+                },
+                num_nonfinite=count,
+            )
+            for client_id, count in nonfinite.items()
+        }
+
+    def _group(self, round_number: int, group: Sequence[str]) -> Path:
+        digest = hashlib.sha256(json.dumps(list(group)).encode()).hexdigest()[:16]
+        return self._round(round_number) / f"{digest}.safetensors"
 
     def _state(self, round_number: int) -> Path:
         return self._checkpoint / f"state-{round_number:04d}.safetensors"

@@ -11,12 +11,12 @@ from torch import Tensor
 from fedpeft.dp.accounting import epsilon
 from fedpeft.dp.config import PrivacyConfig
 from fedpeft.dp.randomness import Keystream
-from fedpeft.errors import BudgetError, VerificationError
+from fedpeft.errors import VerificationError
 from fedpeft.federated.adapted_model import AdaptedModel, adapter_tensors
 from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.config import FederationConfig
-from fedpeft.federated.local_training import LocalResult, train_locally
-from fedpeft.federated.plan import ClientPlan, RunPlan
+from fedpeft.federated.local_training import LocalClient, LocalResult, train_locally
+from fedpeft.federated.plan import RunPlan
 from fedpeft.federated.records import RoundReport
 from fedpeft.federated.run_folder import Progress, RunFolder
 from fedpeft.models.dataset import Dataset
@@ -96,7 +96,7 @@ class Simulation:
         max_tokens: Bound on the padded tokens of one physical batch.
         folder: Where the run keeps what must outlive it.
         observer: What watches.
-        stop_requested: Asked between clients; the run stops where it can be resumed.
+        stop_requested: Asked before each group of clients; the run stops where it can be resumed.
     """
 
     model: AdaptedModel
@@ -165,19 +165,11 @@ class Simulation:
         cohort = self.plan.cohorts[round_number - 1]
         self.observer.round_started(round_number, cohort)
         updates: dict[str, LocalResult] = {}
-        for client_id in cohort:
+        for group in self._groups(cohort):
             if self.stop_requested():
                 raise Stopped
-            result = self._client_update(round_number, self.plan.clients[client_id])
-            if result is None:
-                continue
-            if all(bool(torch.isfinite(tensor).all()) for tensor in result.tensors.values()):
-                updates[client_id] = result
-            else:
-                self._note(
-                    f"round {round_number}: the update of {client_id} holds NaN or infinite values "
-                    "and is left out; lower learning_rate"
-                )
+            updates |= self._group_updates(round_number, group)
+        self._drop_diverged(round_number, updates)
         if updates:
             weights = [self.plan.clients[client_id].weight for client_id in updates]
             sent = [result.tensors for result in updates.values()]
@@ -216,45 +208,67 @@ class Simulation:
         self._save()
         self.observer.round_finished(round_number, metrics, max(spent.values(), default=None))
 
-    def _client_update(self, round_number: int, client: ClientPlan) -> LocalResult | None:
-        """Reserve, train, make durable; None where the budget does not allow it."""
-        done = self.folder.load_update(round_number, client.client_id)
+    def _groups(self, cohort: tuple[str, ...]) -> list[tuple[str, ...]]:
+        size = self.federation.clients_at_once or len(cohort)
+        return [cohort[start : start + size] for start in range(0, len(cohort), size)]
+
+    def _group_updates(self, round_number: int, group: tuple[str, ...]) -> dict[str, LocalResult]:
+        """Reserve, train together, make durable; without those whose budget does not allow it."""
+        done = self.folder.load_updates(round_number, group)
         if done is not None:
             return done
-        try:
-            self._reserve(round_number, client)
-        except BudgetError as error:
-            self._note(f"round {round_number}: {client.client_id} sits out: {error}")
-            return None
-        steps = self.federation.local_steps
-        self.observer.client_started(round_number, client.client_id, steps)
-        self.model.load(self.tensors)
-        result = train_locally(
-            self.model,
-            self.datasets[client.client_id],
-            client,
-            self.federation,
-            self._keystream(round_number, client.client_id),
-            max_tokens=self.max_tokens,
-            step_finished=lambda step: self.observer.step_finished(client.client_id, step),
-        )
-        self.folder.save_update(round_number, client.client_id, result)
-        spent = self.spent_epsilon(client.client_id) if self.privacy.enabled else None
-        self.observer.client_finished(round_number, client.client_id, spent)
-        return result
+        paid = [client_id for client_id in group if self._reserve(round_number, client_id)]
+        results: dict[str, LocalResult] = {}
+        if paid:
+            label = paid[0] if len(paid) == 1 else f"{len(paid)} clients at once"
+            self.observer.client_started(round_number, label, self.federation.local_steps)
+            self.model.load(self.tensors)
+            trained = train_locally(
+                self.model,
+                [self._local_client(round_number, client_id) for client_id in paid],
+                self.federation,
+                max_tokens=self.max_tokens,
+                step_finished=lambda step: self.observer.step_finished(label, step),
+            )
+            results = dict(zip(paid, trained, strict=True))
+        self.folder.save_updates(round_number, group, results)
+        for client_id in paid:
+            spent = self.spent_epsilon(client_id) if self.privacy.enabled else None
+            self.observer.client_finished(round_number, client_id, spent)
+        return results
 
-    def _reserve(self, round_number: int, client: ClientPlan) -> None:
-        if client.dp is None:
-            return
-        event = client.dp.event(self.federation.local_steps)
-        planned = [*self.folder.journal.events(client.client_id), event]
+    def _local_client(self, round_number: int, client_id: str) -> LocalClient:
+        return LocalClient(
+            plan=self.plan.clients[client_id],
+            dataset=self.datasets[client_id],
+            keystream=self._keystream(round_number, client_id),
+        )
+
+    def _drop_diverged(self, round_number: int, updates: dict[str, LocalResult]) -> None:
+        for client_id, result in list(updates.items()):
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in result.tensors.values()):
+                del updates[client_id]
+                self._note(
+                    f"round {round_number}: the update of {client_id} holds NaN or infinite values "
+                    "and is left out; lower learning_rate"
+                )
+
+    def _reserve(self, round_number: int, client_id: str) -> bool:
+        """Charges the client for the round before its first gradient; False where it cannot pay."""
+        mechanism = self.plan.clients[client_id].dp
+        if mechanism is None:
+            return True
+        event = mechanism.event(self.federation.local_steps)
+        planned = [*self.folder.journal.events(client_id), event]
         total = epsilon(planned, self.privacy.delta)
         if total > self.privacy.target_epsilon:
-            raise BudgetError(
-                f"{len(planned)} rounds would cost epsilon {total:.4f}, its budget is "
-                f"{self.privacy.target_epsilon:g}"
+            self._note(
+                f"round {round_number}: {client_id} sits out: {len(planned)} rounds would cost "
+                f"epsilon {total:.4f}, its budget is {self.privacy.target_epsilon:g}"
             )
-        self.folder.journal.reserve(client.client_id, round_number, event)
+            return False
+        self.folder.journal.reserve(client_id, round_number, event)
+        return True
 
     def _keystream(self, round_number: int, client_id: str) -> Keystream:
         if self.privacy.enabled and not self.privacy.insecure_seeded_noise:

@@ -45,6 +45,15 @@ class Dataset:
         )
 
 
+def concat_datasets(datasets: Sequence[Dataset]) -> Dataset:
+    """Returns the rows of all data sets in one, in order; they must share the tokenizer."""
+    return Dataset(
+        input_ids=[ids for dataset in datasets for ids in dataset.input_ids],
+        targets=[target for dataset in datasets for target in dataset.targets],
+        pad_id=datasets[0].pad_id,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """One physical batch on a device.

@@ -47,9 +47,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fedpeft(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Fedpeft:
+def fedpeft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fedpeft:
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["fedpeft", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_info:
@@ -139,8 +137,11 @@ def test_truncated_weights(fedpeft: Fedpeft, config: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(None, "there is no configuration file"), ("[model", "not a readable TOML file"),
-     ("", "the section model is required")],
+    [
+        (None, "there is no configuration file"),
+        ("[model", "not a readable TOML file"),
+        ("", "the section model is required"),
+    ],
 )
 def test_configuration_file(
     fedpeft: Fedpeft, tmp_path: Path, content: str | None, expected: str

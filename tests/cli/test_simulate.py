@@ -147,8 +147,9 @@ def test_an_adapter_that_never_changed_fails_the_run(config: Path, tmp_path: Pat
     code = (
         "from fedpeft.federated import simulation; import fedpeft.cli.main as main;"
         "from fedpeft.federated.local_training import LocalResult;"
-        "simulation.train_locally = lambda model, *a, **k: LocalResult(num_nonfinite=0, tensors="
-        "{n: p.clone() for n, p in model.task_model.named_parameters() if p.requires_grad});"
+        "simulation.train_locally = lambda model, clients, *a, **k: [LocalResult(num_nonfinite=0,"
+        " tensors={n: p.clone() for n, p in model.task_model.named_parameters()"
+        " if p.requires_grad}) for _ in clients];"
         "main.run()"
     )
     done = subprocess.run(

@@ -111,6 +111,7 @@ def run_config(
         data |= {"question_column": "question", "answer_column": "answer"}
         patterns = ()
     rounds = {"num_clients": 3, "num_rounds": 2, "local_steps": 2, "learning_rate": 0.5}
+    rounds |= {"clients_at_once": 1}
     batches = {} if "sampling_prob" in federation else {"expected_batch_size": 5}
     return RunConfig.model_validate(
         {

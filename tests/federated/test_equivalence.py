@@ -21,7 +21,7 @@ from fedpeft.dp.randomness import Keystream
 from fedpeft.federated.adapted_model import AdaptedModel, head_tensors
 from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.config import FederationConfig
-from fedpeft.federated.local_training import train_locally
+from fedpeft.federated.local_training import LocalClient, train_locally
 from fedpeft.federated.plan import plan_run
 from fedpeft.models.base_model import load_base_model
 from fedpeft.models.model_config import ModelConfig
@@ -57,9 +57,8 @@ def rounds(
         for client_id, client in clients.items():
             model.load(tensors)
             keystream = Keystream.insecure_from_seed(derive_seed(1, number, client_id))
-            result = train_locally(
-                model, datasets[client_id], client, config, keystream, max_tokens=64
-            )
+            alone = LocalClient(plan=client, dataset=datasets[client_id], keystream=keystream)
+            [result] = train_locally(model, [alone], config, max_tokens=64)
             updates.append(result.tensors)
         weights = [client.weight for client in clients.values()]
         tensors = aggregator.aggregate(tensors, updates, weights).tensors

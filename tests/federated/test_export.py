@@ -65,15 +65,17 @@ def test_a_classifier_scores_the_same_after_reloading(run: SmallRun, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize(
+    ("model", "targets"), [("tiny_llama", ("*_proj",)), ("tiny_gpt2", ("c_attn", "c_proj"))]
+)
 def test_a_language_model_scores_the_same_after_reloading(
-    model: str, tmp_path: Path, request: pytest.FixtureRequest
+    model: str, targets: tuple[str, ...], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     config = run_config(
         request.getfixturevalue(model),
         tmp_path,
         task="causal-lm",
-        adapter={"target_modules": ("*proj", "c_attn")[model == "tiny_gpt2" :], "alpha": 6.0},
+        adapter={"target_modules": targets, "alpha": 6.0},
     )
     run = SmallRun(config=config, folder=tmp_path / "run")
     assembly, expected = exported(run, tmp_path / "adapter")
@@ -81,9 +83,15 @@ def test_a_language_model_scores_the_same_after_reloading(
     assert not (tmp_path / "adapter" / HEAD_FILE).exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "tampering", ["one factor", "head", "alpha", "zero B", "other names", "truncated", "no head"]
+    "tampering",
+    [
+        "one factor",
+        *(
+            pytest.param(how, marks=pytest.mark.slow)
+            for how in ("head", "alpha", "zero B", "other names", "truncated", "no head")
+        ),
+    ],
 )
 def test_what_was_tampered_with_does_not_pass(
     run: SmallRun, tmp_path: Path, tampering: str
@@ -115,7 +123,7 @@ def tamper(directory: Path, how: str) -> None:
         tensors = {n.replace("layer.0", "layer.7"): t for n, t in tensors.items()}
     else:
         first = sorted(tensors)[-1]
-        tensors[first] = tensors[first] + 0.5
+        tensors[first] = -tensors[first]
     save_file(tensors, file)
 
 

@@ -80,23 +80,31 @@ def test_a_finished_round_comes_back_exactly(folder: RunFolder, loss: float) -> 
 
 def test_an_update_of_the_open_round_comes_back_exactly(folder: RunFolder) -> None:
     folder.save_round(progress(0, state(0)), state(0))
-    assert folder.load_update(1, "a") is None
-    folder.save_update(1, "a", LocalResult(tensors=state(5), num_nonfinite=7))
-    found = RunFolder.reopen(folder.path)[0].load_update(1, "a")
+    assert folder.load_updates(1, ["a"]) is None
+    results = {
+        "a": LocalResult(tensors=state(5), num_nonfinite=7),
+        "a.b": LocalResult(tensors=state(6), num_nonfinite=0),
+    }
+    folder.save_updates(1, ["a", "a.b", "sat-out"], results)
+    found = RunFolder.reopen(folder.path)[0].load_updates(1, ["a", "a.b", "sat-out"])
     assert found is not None
-    assert equal_tensors(found.tensors, state(5))
-    assert found.num_nonfinite == 7
-    assert folder.load_update(1, "b") is None
-    assert folder.load_update(2, "a") is None
+    assert found.keys() == results.keys()
+    for client_id, result in results.items():
+        assert equal_tensors(found[client_id].tensors, result.tensors)
+        assert found[client_id].num_nonfinite == result.num_nonfinite
+    assert folder.load_updates(1, ["a", "a.b"]) is None, "another group"
+    assert folder.load_updates(2, ["a", "a.b", "sat-out"]) is None, "another round"
+    folder.save_updates(1, ["nobody-paid"], {})
+    assert folder.load_updates(1, ["nobody-paid"]) == {}
     folder.save_round(progress(1, state(1)), state(1))
-    assert folder.load_update(1, "a") is None, "an update outlived its round"
+    assert folder.load_updates(1, ["a", "a.b", "sat-out"]) is None, "it outlived its round"
 
 
 def test_a_crash_between_state_and_progress_keeps_the_round_before(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.save_round(progress(0, state(0)), state(0))
-    folder.save_update(1, "a", LocalResult(tensors=state(5), num_nonfinite=0))
+    folder.save_updates(1, ["a"], {"a": LocalResult(tensors=state(5), num_nonfinite=0)})
 
     def crash(path: Path, text: str) -> None:
         raise KeyboardInterrupt
@@ -110,7 +118,7 @@ def test_a_crash_between_state_and_progress_keeps_the_round_before(
     assert found is not None
     assert found[0].round == 0
     assert equal_tensors(found[1], state(0))
-    assert again.load_update(1, "a") is not None
+    assert again.load_updates(1, ["a"]) is not None
 
 
 def test_a_truncated_state_is_refused(folder: RunFolder) -> None:
@@ -162,11 +170,11 @@ def test_a_damaged_journal_stops_the_run(folder: RunFolder) -> None:
 
 
 def test_a_truncated_update_is_refused(folder: RunFolder) -> None:
-    folder.save_update(1, "a", LocalResult(tensors=state(5), num_nonfinite=7))
-    file = folder.path / "checkpoint" / "round-0001" / "a.safetensors"
+    folder.save_updates(1, ["a"], {"a": LocalResult(tensors=state(5), num_nonfinite=7)})
+    [file] = (folder.path / "checkpoint" / "round-0001").iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(AdapterError, match="may be truncated"):
-        folder.load_update(1, "a")
+        folder.load_updates(1, ["a"])
 
 
 def test_only_a_new_or_empty_folder_is_taken(folder: RunFolder, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fedpeft.dp.accounting import epsilon
 from fedpeft.errors import VerificationError
 from fedpeft.federated import simulation as module
 from fedpeft.federated.journal import Journal
-from fedpeft.federated.local_training import LocalResult
+from fedpeft.federated.local_training import LocalClient, LocalResult
 from fedpeft.federated.simulation import Simulation, Stopped
 from fedpeft.types import tensor_digest
 from tests.federated.small_runs import (
@@ -173,13 +173,12 @@ def test_the_event_is_on_disk_before_the_first_gradient(
     seen: list[int] = []
     train = module.train_locally
 
-    def spy(
-        model: object, dataset: object, client: object, *args: object, **kwargs: object
-    ) -> object:
-        events = Journal(run.folder / "journal.jsonl").events(client.client_id)
-        assert events[-1] == client.dp.event(2)
-        seen.append(len(events))
-        return train(model, dataset, client, *args, **kwargs)
+    def spy(model: object, clients: list[LocalClient], *args: object, **kwargs: object) -> object:
+        for client in clients:
+            events = Journal(run.folder / "journal.jsonl").events(client.plan.client_id)
+            assert events[-1] == client.plan.dp.event(2)
+            seen.append(len(events))
+        return train(model, clients, *args, **kwargs)
 
     monkeypatch.setattr(module, "train_locally", spy)
     run.finished()
@@ -278,10 +277,11 @@ def test_evaluation_every_other_round_and_after_the_last(tiny_bert: Path, tmp_pa
 def test_an_adapter_that_never_changed_does_not_pass(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lazy(model: object, *args: object, **kwargs: object) -> LocalResult:
+    def lazy(model: object, clients: object, *args: object, **kwargs: object) -> list[LocalResult]:
         trained = [n for n, p in model.task_model.named_parameters() if p.requires_grad]
         tensors = model.tensors()
-        return LocalResult(tensors={n: tensors[n] for n in trained}, num_nonfinite=0)
+        still = LocalResult(tensors={n: tensors[n] for n in trained}, num_nonfinite=0)
+        return [still for _ in clients]
 
     monkeypatch.setattr(module, "train_locally", lazy)
     with pytest.raises(VerificationError, match="the adapter did not change"):
@@ -291,11 +291,12 @@ def test_an_adapter_that_never_changed_does_not_pass(
 def diverge(monkeypatch: pytest.MonkeyPatch, clients: set[str]) -> None:
     train = module.train_locally
 
-    def diverging(model: object, dataset: object, client: object, *args: object, **kwargs: object):
-        result = train(model, dataset, client, *args, **kwargs)
-        if client.client_id in clients:
-            result.tensors["head.bias"][0] = torch.nan
-        return result
+    def diverging(model: object, cohort: list[LocalClient], *args: object, **kwargs: object):
+        results = train(model, cohort, *args, **kwargs)
+        for client, result in zip(cohort, results, strict=True):
+            if client.plan.client_id in clients:
+                result.tensors["head.bias"][0] = torch.nan
+        return results
 
     monkeypatch.setattr(module, "train_locally", diverging)
 
