@@ -106,7 +106,8 @@ def _check_structure(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         result = connection.execute(text("PRAGMA integrity_check(1)")).scalar_one()
         if result != "ok":
-            raise VerificationError(f"SQLite finds the ledger's file damaged: {result}")
+            reason = " ".join(str(result).split())
+            raise VerificationError(f"SQLite finds the ledger's file damaged: {reason}")
 
 
 def _check_budget(state: State, name: str, when: str) -> None:

@@ -166,6 +166,9 @@ class Database:
             raise LedgerError(
                 f"the ledger {self.name} {_reason(error, self._busy_timeout_s)}"
             ) from error
+        except UnicodeDecodeError as error:
+            # SQLite quotes its damaged file in its own message.
+            raise LedgerError(f"the ledger {self.name} {_DAMAGED}") from error
         except SQLAlchemyError as error:
             raise LedgerError(f"the ledger {self.name} cannot be used ({error})") from error
 
@@ -198,6 +201,10 @@ def _located(location: str | Path) -> tuple[Path | None, URL | None]:
 
 
 _UNCHANGED = "nothing was changed"
+_DAMAGED = (
+    "is damaged or no ledger at all; restore it from a backup that is not older than the last "
+    "release, or the budget spent since is lost"
+)
 
 
 def _reason(error: BaseException | None, busy_timeout_s: float) -> str:
@@ -217,10 +224,7 @@ def _reason(error: BaseException | None, busy_timeout_s: float) -> str:
     if code == "SQLITE_FULL" or code == "53100":
         return f"has no room on its disk ({message}); {_UNCHANGED}; free some space"
     if code == "SQLITE_NOTADB" or code.startswith("SQLITE_CORRUPT"):
-        return (
-            f"is damaged or no ledger at all ({message}); restore it from a backup that is not "
-            "older than the last release, or the budget spent since is lost"
-        )
+        return f"{_DAMAGED} ({message})"
     if code.startswith("SQLITE_CANTOPEN"):
         return f"cannot be opened ({message}); check that its folder is there and writable"
     if code.startswith("SQLITE_CONSTRAINT") or code in ("23505", "P0001"):

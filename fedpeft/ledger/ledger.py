@@ -16,7 +16,7 @@ from typing import Self
 from sqlalchemy import Connection, insert, select
 
 from fedpeft.errors import BudgetError, LedgerError, PrivacyError
-from fedpeft.ledger import audit, events, pricing
+from fedpeft.ledger import audit, events, pricing, schema
 from fedpeft.ledger.chain import Entry, Head
 from fedpeft.ledger.database import Database
 from fedpeft.ledger.events import PrivacyEvent
@@ -216,32 +216,13 @@ class Ledger:
             LedgerError: If the data set is unknown.
         """
         with self._store.reading() as state:
-            dataset = _known(state, fingerprint)
-            reservations = state.reservations(fingerprint)
-            budget, spent, exhausted = dataset.budget, None, False
-            if budget is not None:
-                spent = state.spent(fingerprint, budget.delta)
-                exhausted = spent > budget.epsilon or (
-                    bool(reservations)
-                    and not pricing.remaining(state, fingerprint, reservations[-1].event, most=1)
-                )
-            return Balance(
-                fingerprint=fingerprint,
-                owner=dataset.owner,
-                num_rows=dataset.num_rows,
-                overlaps=dict(dataset.overlaps),
-                epsilon=budget.epsilon if budget else None,
-                delta=budget.delta if budget else None,
-                spent=spent,
-                num_events=len(reservations),
-                num_open=sum(state.releases[r.id] is None for r in reservations),
-                exhausted=exhausted,
-            )
+            _known(state, fingerprint)
+            return pricing.balance(state, fingerprint)
 
     def balances(self) -> list[Balance]:
         """Returns where every data set stands, in order of registration."""
         with self._store.reading() as state:
-            return [self.balance(fingerprint) for fingerprint in list(state.datasets)]
+            return [pricing.balance(state, fingerprint) for fingerprint in state.datasets]
 
     def find(self, prefix: str) -> str:
         """Returns the one data set whose fingerprint begins so.
@@ -330,6 +311,21 @@ class Ledger:
         """
         with self._store.snapshot() as connection:
             return audit.audit(connection, expected_head).head
+
+    def copy_to(self, location: str | Path) -> Head:
+        """Copies the whole ledger to a place where there is none; from SQLite to PostgreSQL too.
+
+        Two ledgers that are both used spend twice: go on with one of them.
+
+        Raises:
+            LedgerError: If there is a ledger already, or it cannot be made.
+            VerificationError: If this ledger, or the copy, is not sound.
+        """
+        with self._store.snapshot() as connection:
+            head = audit.audit(connection, None).head
+            schema.copy(connection, Database(location, read_only=False, busy_timeout_s=10.0))
+        with type(self).open(location) as copy:
+            return copy.verify(head)
 
 
 def _known(state: State, fingerprint: str) -> DataSet:

@@ -1,9 +1,10 @@
-"""What an event would cost, and whether the budgets that it counts in allow it."""
+"""What was spent, what an event would cost, and whether every budget it counts in allows it."""
 
 import math
 
 from fedpeft.errors import BudgetError
 from fedpeft.ledger.events import PrivacyEvent, repeated
+from fedpeft.ledger.records import Balance
 from fedpeft.ledger.state import Budget, DataSet, State
 
 _MOST_EVENTS = 1_000_000
@@ -61,6 +62,31 @@ def require_budget(state: State, fingerprint: str) -> Budget:
             "owner does with `fedpeft budget set`"
         )
     return budget
+
+
+def balance(state: State, fingerprint: str) -> Balance:
+    """Returns where a data set stands."""
+    dataset = state.datasets[fingerprint]
+    reservations = state.reservations(fingerprint)
+    budget, spent, exhausted = dataset.budget, None, False
+    if budget is not None:
+        spent = state.spent(fingerprint, budget.delta)
+        exhausted = spent > budget.epsilon or (
+            bool(reservations)
+            and remaining(state, fingerprint, reservations[-1].event, most=1) == 0
+        )
+    return Balance(
+        fingerprint=fingerprint,
+        owner=dataset.owner,
+        num_rows=dataset.num_rows,
+        overlaps=dict(dataset.overlaps),
+        epsilon=budget.epsilon if budget else None,
+        delta=budget.delta if budget else None,
+        spent=spent,
+        num_events=len(reservations),
+        num_open=sum(state.releases[r.id] is None for r in reservations),
+        exhausted=exhausted,
+    )
 
 
 def rounded_up(epsilon: float) -> str:

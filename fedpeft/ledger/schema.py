@@ -4,6 +4,8 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, insert, inspect, select, text
@@ -12,7 +14,7 @@ from fedpeft.errors import LedgerError
 from fedpeft.ledger import chain, fingerprint
 from fedpeft.ledger.chain import NO_ENTRY, Entry, Head
 from fedpeft.ledger.database import Database
-from fedpeft.ledger.tables import ENTRIES, REVISIONS, SECRET, VERSION_TABLE
+from fedpeft.ledger.tables import ENTRIES, METADATA, REVISIONS, SECRET, VERSION_TABLE
 
 
 def prepare(database: Database) -> None:
@@ -22,13 +24,8 @@ def prepare(database: Database) -> None:
         LedgerError: If it can be neither, or is newer than this program.
     """
     if database.path is not None:
-        try:
+        with _explained(database):
             _prepare_file(database, database.path)
-        except OSError as error:
-            raise LedgerError(
-                f"the ledger {database.name} cannot be created or opened ({error.strerror}); "
-                "check its folder"
-            ) from error
     with database.reading() as connection:
         version = _version(connection, database)
     if version == REVISIONS[-1]:
@@ -42,10 +39,51 @@ def prepare(database: Database) -> None:
         )
     with database.writing() as connection:
         # Again, under the lock: another process may have been first.
-        if _version(connection, database) != REVISIONS[-1]:
+        version = _version(connection, database)
+        if version != REVISIONS[-1]:
             _upgrade(connection)
-        if connection.execute(select(ENTRIES.c.position).limit(1)).first() is None:
+        if version is None:
             _begin(connection)
+
+
+def copy(source: Connection, database: Database) -> None:
+    """Makes a ledger with the same entries where there is none.
+
+    Raises:
+        LedgerError: If there is one, or it cannot be made.
+    """
+
+    def fill(target: Connection) -> None:
+        for table in METADATA.sorted_tables:
+            query = select(table).order_by(next(iter(table.primary_key)))
+            with source.execute(query, execution_options={"yield_per": 1000}) as rows:
+                for part in rows.mappings().partitions():
+                    target.execute(insert(table), [dict(row) for row in part])
+
+    if database.path is not None:
+        with _explained(database):
+            if database.path.exists() or not _create_file(database.path, fill):
+                raise LedgerError(f"{database.path} exists already; name another place")
+        return
+    try:
+        with database.writing() as connection:
+            if _version(connection, database) is not None:
+                raise LedgerError(f"{database.name} holds a ledger already; name another place")
+            _upgrade(connection)
+            fill(connection)
+    finally:
+        database.close()
+
+
+@contextmanager
+def _explained(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger {database.name} cannot be created or opened ({error.strerror}); "
+            "check its folder"
+        ) from error
 
 
 def _prepare_file(database: Database, path: Path) -> None:
@@ -59,14 +97,24 @@ def _prepare_file(database: Database, path: Path) -> None:
                 f"{path} is empty, which a ledger never is: it was cut off, or something else made "
                 "it; restore it from a backup, or remove it if there never was a ledger"
             )
+        if not database.read_only and not _writable(path):
+            raise LedgerError(
+                f"the ledger {path} cannot be written to: the file and its folder must be "
+                "writable, and the disk not read-only; nothing was changed"
+            )
         return
     if database.read_only:
         raise LedgerError(f"there is no ledger at {path}")
-    _create_file(path)
+    _create_file(path, _begin)
 
 
-def _create_file(path: Path) -> None:
-    """Builds the ledger aside and puts it in place whole, if no other process was faster."""
+def _writable(path: Path) -> bool:
+    """Whether the system lets us write; root too is told of a read-only disk or file."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def _create_file(path: Path, fill: Callable[[Connection], None]) -> bool:
+    """Builds the ledger aside and puts it in place whole; False if another process was faster."""
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
     try:
         new = aside / path.name
@@ -75,7 +123,7 @@ def _create_file(path: Path) -> None:
         try:
             with database.writing() as connection:
                 _upgrade(connection)
-                _begin(connection)
+                fill(connection)
         except LedgerError as error:
             raise LedgerError(str(error).replace(str(new), str(path))) from error
         finally:
@@ -83,12 +131,13 @@ def _create_file(path: Path) -> None:
         try:
             path.hardlink_to(new)
         except FileExistsError:
-            return
+            return False
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+        return True
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

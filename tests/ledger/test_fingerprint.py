@@ -28,9 +28,8 @@ def packed(*rows: dict[str, object], owner: str = "", salt: bytes = SALT) -> byt
 def test_the_form_of_a_fingerprint_never_changes() -> None:
     found = packed({"text": "Hello", "label": 1}, {"text": "Hi", "label": 2.5})
     assert found.hex() == "03220b73b7fafba0a4f1ab3d6b8e33dd"
-    assert (
-        fingerprint_of(found) == "87bb82b03c0300f1b0e6adb7f6f733e44dc0e7662080739d8a665933c59a0d96"
-    )
+    name = "87bb82b03c0300f1b0e6adb7f6f733e44dc0e7662080739d8a665933c59a0d96"
+    assert fingerprint_of(found) == name
 
 
 @pytest.mark.parametrize(

@@ -190,24 +190,13 @@ class TestBudget:
         with pytest.raises(BudgetError, match="0 such events"):
             ledger.reserve(data, EVENT)
 
-    @pytest.mark.parametrize(
-        ("limit", "delta"),
-        [
-            (float("nan"), 1e-5),
-            (float("inf"), 1e-5),
-            (-1.0, 1e-5),
-            (1.0, 0.0),
-            (1.0, 1.0),
-            (1.0, float("nan")),
-            (1.0, -1e-5),
-        ],
-    )
-    def test_one_that_means_nothing_is_refused(
-        self, ledger: Ledger, limit: float, delta: float
-    ) -> None:
+    def test_one_that_means_nothing_is_refused(self, ledger: Ledger) -> None:
         data = ledger.register(rows(0, 5))
-        with pytest.raises(PrivacyError, match="of a budget must"):
-            ledger.set_budget(data, epsilon=limit, delta=delta)
+        nan, inf = float("nan"), float("inf")
+        odd = [(nan, 1e-5), (inf, 1e-5), (-1, 1e-5), (1, 0), (1, 1), (1, nan), (1, -1e-5), (1, inf)]
+        for limit, delta in odd:
+            with pytest.raises(PrivacyError, match="of a budget must"):
+                ledger.set_budget(data, epsilon=limit, delta=delta)
         assert ledger.head().count == 2
 
 
@@ -226,11 +215,11 @@ class TestCommit:
         with pytest.raises(LedgerError, match="no reservation 'f00'"):
             ledger.commit("f00", DIGEST)
 
-    @pytest.mark.parametrize("digest", ["", "xyz", DIGEST[:-1], DIGEST.upper(), DIGEST + "\n"])
-    def test_a_release_is_named_by_its_sha256(self, ledger: Ledger, digest: str) -> None:
+    def test_a_release_is_named_by_its_sha256(self, ledger: Ledger) -> None:
         reservation = ledger.reserve(budgeted(ledger, 0, 5), EVENT)
-        with pytest.raises(LedgerError, match="64 hex digits"):
-            ledger.commit(reservation, digest)
+        for digest in ("", "xyz", DIGEST[:-1], DIGEST.upper(), DIGEST + "\n"):
+            with pytest.raises(LedgerError, match="64 hex digits"):
+                ledger.commit(reservation, digest)
 
 
 def test_an_unknown_data_set_is_refused(ledger: Ledger) -> None:

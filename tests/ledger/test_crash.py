@@ -1,0 +1,148 @@
+"""kill -9 at random moments, and several processes after the same last slice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fedpeft.dp.accounting import epsilon
+from fedpeft.ledger import Ledger
+from tests.ledger.samples import DELTA, EVENT, rows
+
+
+@contextmanager
+def worker(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.ledger.worker", *arguments],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def write(process: "subprocess.Popen[str]", line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
+def kill_again_and_again(
+    location: str, folder: Path, *, num_kills: int, seed: int, order: str = "right"
+) -> dict[str, int]:
+    """Kills a worker so often and checks the ledger after each; returns what the kills hit."""
+    released = folder / "released.txt"
+    released.touch()
+    dice = random.Random(seed)
+    hits = {"reserved": 0, "released": 0, "committed": 0}
+    with Ledger.open(location) as ledger:
+        data = ledger.register(rows(0, 20))
+        ledger.set_budget(data, epsilon=50.0, delta=DELTA)
+    with worker("nursery", location, data, str(released), order) as nursery:
+        assert read(nursery) == "ready"
+        for kill in range(1, num_kills + 1):
+            write(nursery, "go")
+            lines, child = [], None
+            # The child's lines and its number, which its parent prints, come in any order.
+            target = dice.randint(1, 6)
+            while child is None or len(lines) < target:
+                line = read(nursery)
+                assert line, "the worker ended by itself"
+                if line.isdigit():
+                    child = int(line)
+                else:
+                    lines.append(line)
+            # A moment chosen at random within the next steps; nothing waits for it.
+            until = time.perf_counter() + dice.random() * 0.012
+            while time.perf_counter() < until:
+                pass
+            os.kill(child, signal.SIGKILL)
+            while (line := read(nursery)) != "dead":
+                lines.append(line)
+            hits[lines[-1]] += 1
+
+            # What stands in the file, the torn last line included, may have been seen by others.
+            seen = released.read_text().splitlines()
+            with Ledger.open(location) as ledger:
+                head = ledger.verify()
+                balance = ledger.balance(data)
+                assert balance.num_events >= len(seen)
+                assert balance.spent is not None
+                assert balance.spent >= epsilon([EVENT] * len(seen), DELTA)
+                # No more is lost than the one reservation that was open at each kill.
+                assert balance.num_open <= kill
+                paid = {reservation.id for reservation in ledger.reservations(data)}
+                assert order == "wrong" or set(seen) <= paid
+                assert ledger.head() == head
+    return hits
+
+
+def test_kill_40_times(location: str, tmp_path: Path) -> None:
+    num_kills = 15 if "://" in location else 40
+    hits = kill_again_and_again(location, tmp_path, num_kills=num_kills, seed=1)
+    assert all(hits.values()), f"the kills were not spread over the steps: {hits}"
+
+
+@pytest.mark.slow
+def test_kill_200_times(location: str, tmp_path: Path) -> None:
+    hits = kill_again_and_again(location, tmp_path, num_kills=200, seed=2)
+    assert all(count >= 10 for count in hits.values()), hits
+
+
+def test_the_kills_find_a_release_before_its_reservation(tmp_path: Path) -> None:
+    location = str(tmp_path / "ledger.db")
+    with pytest.raises(AssertionError, match="num_events"):
+        kill_again_and_again(location, tmp_path, num_kills=40, seed=3, order="wrong")
+
+
+def test_processes_never_take_more_than_there_is(location: str) -> None:
+    with Ledger.open(location) as ledger:
+        data = ledger.register(rows(0, 20))
+        ledger.set_budget(data, epsilon=0.07, delta=DELTA)
+        fits = ledger.remaining_events(data, EVENT)
+        assert fits > 8
+        with (
+            worker("race", location, data) as one,
+            worker("race", location, data) as two,
+            worker("race", location, data) as three,
+        ):
+            processes = (one, two, three)
+            for process in processes:
+                assert read(process) == "ready"
+            for process in processes:
+                write(process, "go")
+            taken = [int(read(process)) for process in processes]
+        assert sum(taken) == fits
+        assert ledger.balance(data).num_events == fits
+        assert ledger.balance(data).exhausted
+        ledger.verify()
+
+
+def test_two_processes_cannot_both_take_the_last_slice(location: str) -> None:
+    with Ledger.open(location) as ledger:
+        data = ledger.register(rows(0, 20))
+        ledger.set_budget(data, epsilon=epsilon([EVENT], DELTA), delta=DELTA)
+        with worker("race", location, data) as one, worker("race", location, data) as two:
+            for process in (one, two):
+                assert read(process) == "ready"
+            for process in (one, two):
+                write(process, "go")
+            assert sorted(read(process) for process in (one, two)) == ["0", "1"]
+        assert ledger.balance(data).num_events == 1

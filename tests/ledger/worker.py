@@ -1,0 +1,82 @@
+"""Processes for the tests to race and to kill.
+
+`race LOCATION DATA` waits for a line, then reserves until the budget is used up and prints how
+often it could.
+
+`nursery LOCATION DATA RELEASED ORDER` forks, for each line that it reads, a child that opens the
+ledger and works until it is killed: reserve, append to RELEASED, commit; a word on stdout after
+each step. It spares the children the start of an interpreter. ORDER `wrong` releases first.
+"""
+
+import os
+import sys
+from hashlib import sha256
+
+from fedpeft.dp.accounting import epsilon
+from fedpeft.errors import BudgetError
+from fedpeft.ledger import Ledger
+from fedpeft.ledger.events import repeated
+from tests.ledger.samples import DELTA, EVENT
+
+
+def race(location: str, data: str) -> None:
+    with Ledger.open(location, busy_timeout_s=60) as ledger:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        done = 0
+        while True:
+            try:
+                ledger.reserve(data, EVENT)
+            except BudgetError:
+                break
+            done += 1
+        print(done, flush=True)
+
+
+def nursery(location: str, data: str, released: str, order: str) -> None:
+    # The children inherit what the accountant and SQLAlchemy remember, so that they are killed at
+    # the disk and not in arithmetic.
+    for count in range(1, 150):
+        epsilon([repeated(EVENT, count)], DELTA)
+    with Ledger.open(location) as ledger:
+        ledger.verify()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            work(location, data, released, order)
+        print(child, flush=True)
+        os.waitpid(child, 0)
+        print("dead", flush=True)
+
+
+def work(location: str, data: str, released: str, order: str) -> None:
+    with Ledger.open(location, busy_timeout_s=60) as ledger:
+        while True:
+            if order == "wrong":
+                release("too early", released)
+            reservation = ledger.reserve(data, EVENT)
+            say("reserved")
+            if order == "right":
+                release(reservation.id, released)
+            say("released")
+            ledger.commit(reservation, sha256(reservation.id.encode()).hexdigest())
+            say("committed")
+
+
+def release(what: str, released: str) -> None:
+    file = os.open(released, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+    os.write(file, what.encode() + b"\n")
+    os.fsync(file)
+    os.close(file)
+
+
+def say(word: str) -> None:
+    os.write(sys.stdout.fileno(), word.encode() + b"\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "race":
+        race(*sys.argv[2:])
+    else:
+        nursery(*sys.argv[2:])
