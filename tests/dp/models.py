@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from fedpeft.adapters.config import AdapterConfig
-from fedpeft.dp.mechanism import DpSgd, DpSgdConfig, PhysicalBatch
+from fedpeft.dp.mechanism import CohortBatch, DpSgd, DpSgdConfig, PhysicalBatch, cohort_step
 from fedpeft.dp.randomness import Keystream
 from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.models.dataset import Dataset
@@ -69,6 +69,39 @@ def run_honest(
     steps = []
     for _ in range(num_steps):
         mean = mechanism.step(lambda rows: given_batches(model, gradients, rows, 16)).mean
+        steps.append(torch.cat([tensor.flatten() for tensor in mean.values()]).double().numpy())
+    return np.array(steps)
+
+
+def run_in_cohort(
+    gradients_ND: NDArray[np.float32],
+    config: DpSgdConfig,
+    num_steps: int,
+    *,
+    others_ND: Tensor | None = None,
+) -> NDArray[np.float64]:
+    """A `checks.Run` of the first of two clients that share forward and backward passes.
+
+    The second has as many rows, whose gradients are `others_ND` (default: the opposite ones).
+    """
+    gradients = torch.from_numpy(gradients_ND)
+    both = torch.stack([gradients, -gradients if others_ND is None else others_ND])
+    model = Given(gradients_ND.shape[1])
+    members = [DpSgd(model, config, Keystream.insecure_from_seed(seed)) for seed in (0, 1)]
+
+    def to_batches(samples: Sequence[NDArray[np.int64]]) -> list[CohortBatch]:
+        pairs = [(int(row), k) for k, rows in enumerate(samples) for row in rows]
+        pairs.sort()
+        batches = []
+        for start in range(0, len(pairs), 7):
+            rows, owners = zip(*pairs[start : start + 7], strict=True)
+            x_ND = both[list(owners), list(rows)]
+            batches.append(CohortBatch(owners=owners, losses=lambda x_ND=x_ND: model.losses(x_ND)))
+        return batches
+
+    steps = []
+    for _ in range(num_steps):
+        mean = cohort_step(members, to_batches)[0].mean
         steps.append(torch.cat([tensor.flatten() for tensor in mean.values()]).double().numpy())
     return np.array(steps)
 

@@ -284,21 +284,19 @@ def test_part_of_the_calibrated_steps_costs_less():
     assert spent[-1] <= 4.0
 
 
-@pytest.mark.parametrize("target", [1e3, 1e5])
-def test_huge_target_needs_hardly_any_noise(target: float):
-    """Its table once took gigabytes: the loss of a release is as wide as 1 / noise_multiplier^2."""
+def test_huge_target_needs_hardly_any_noise():
+    """With a fixed spacing, its tables took minutes and gigabytes."""
+    target = 1e4
     multiplier = calibrate_noise_multiplier(
-        target_epsilon=target, delta=_DELTA, sampling_prob=0.5, num_steps=2
+        target_epsilon=target, delta=_DELTA, sampling_prob=1.0, num_steps=2
     )
     assert multiplier < 0.1
-    assert epsilon([_event(0.5, multiplier, 2)], _DELTA) <= target
+    assert epsilon([_event(1.0, multiplier, 2)], _DELTA) <= target
 
 
 def test_impossible_target_is_a_budget_error():
     with pytest.raises(BudgetError, match="plan fewer steps"):
-        calibrate_noise_multiplier(
-            target_epsilon=1e-6, delta=1e-9, sampling_prob=1.0, num_steps=1000
-        )
+        calibrate_noise_multiplier(target_epsilon=1e-9, delta=1e-9, sampling_prob=1.0, num_steps=10)
 
 
 @pytest.mark.parametrize("target", [0.0, -1.0, math.nan, math.inf])

@@ -15,7 +15,13 @@ from fedpeft.dp import mechanism
 from fedpeft.dp.clipping import ClippedSum
 from fedpeft.dp.grad_sample import per_example_grads, trainable_parameters
 from fedpeft.dp.grid import Grid
-from fedpeft.dp.mechanism import DpSgd, DpSgdConfig, NoisyGradient
+from fedpeft.dp.mechanism import (
+    CohortBatch,
+    DpSgd,
+    DpSgdConfig,
+    NoisyGradient,
+    cohort_step,
+)
 from fedpeft.dp.noise import standard_normal
 from fedpeft.dp.randomness import Keystream
 from fedpeft.dp.sampling import poisson_sample
@@ -24,8 +30,15 @@ from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.local_training import LocalClient, train_locally
 from fedpeft.federated.plan import ClientPlan
 from fedpeft.models.dataset import collate
-from tests.dp.checks import CHECKS
-from tests.dp.models import Given, bert, given_batches, rows_of_tokens, run_honest
+from tests.dp.checks import CHECKS, Run
+from tests.dp.models import (
+    Given,
+    bert,
+    given_batches,
+    rows_of_tokens,
+    run_honest,
+    run_in_cohort,
+)
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -181,9 +194,10 @@ _BUGS: dict[str, tuple[Plant, set[str]]] = {
 }
 
 
+@pytest.mark.parametrize("run", [run_honest, run_in_cohort])
 @pytest.mark.parametrize("check", CHECKS)
-def test_honest_mechanism_passes(check: str):
-    verdict = CHECKS[check](run_honest)
+def test_honest_mechanism_passes(check: str, run: Run):
+    verdict = CHECKS[check](run)
     assert verdict.passed, verdict.reason
 
 
@@ -254,6 +268,32 @@ def test_diagnostics_count_rows():
     gradients_ND[[2, 7], 1] = torch.nan
     released = _step(gradients_ND, _config(expected_batch_size=10.0))
     assert (released.num_examples, released.num_nonfinite) == (10, 2)
+
+
+def test_cohort_releases_what_the_client_alone_would():
+    """Bit for bit, whatever the other client's rows are, NaN among them."""
+    rows_ND = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)
+    alone_SD = run_honest(rows_ND, _config(), 5)
+    for other in (0.0, 1e30, math.nan):
+        others_ND = torch.full((10, 6), other)
+        assert np.array_equal(run_in_cohort(rows_ND, _config(), 5, others_ND=others_ND), alone_SD)
+
+
+def test_rows_given_to_another_client_are_refused():
+    model, gradients_ND = Given(4), torch.ones(10, 4)
+    config = _config(expected_batch_size=10.0)
+    members = [DpSgd(model, config, Keystream.insecure_from_seed(seed)) for seed in (0, 1)]
+    swapped = CohortBatch(
+        owners=[0] * 11 + [1] * 9, losses=lambda: model.losses(torch.cat([gradients_ND] * 2))
+    )
+    with pytest.raises(PrivacyError, match="the sample has 10 rows, its batches have 11"):
+        cohort_step(members, lambda rows: [swapped])
+
+
+def test_clients_of_a_cohort_train_one_model():
+    members = [DpSgd(Given(4), _config(), Keystream.insecure_from_seed(0)) for _ in range(2)]
+    with pytest.raises(PrivacyError, match="one model"):
+        cohort_step(members, lambda rows: [])
 
 
 def test_rows_lost_or_added_by_the_batches_are_refused():
