@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedpeft.adapters.peft_files import load_tensors
-from fedpeft.errors import ConfigError, DataError
+from fedpeft.errors import AdapterError, ConfigError, DataError
 from fedpeft.federated.journal import Journal
 from fedpeft.federated.local_training import LocalResult
 from fedpeft.federated.records import RoundReport
@@ -173,7 +173,10 @@ class RunFolder:
             return None
         tensors = load_tensors(path)
         with safe_open(path, framework="pt") as file:
-            nonfinite: dict[str, int] = json.loads((file.metadata() or {})["num_nonfinite"])
+            metadata: dict[str, str] = file.metadata() or {}
+        if "num_nonfinite" not in metadata:
+            raise AdapterError(f"{path} is not a file of updates that this run wrote; remove it")
+        nonfinite: dict[str, int] = json.loads(metadata["num_nonfinite"])
         return {
             client_id: LocalResult(
                 tensors={

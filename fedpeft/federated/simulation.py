@@ -216,6 +216,9 @@ class Simulation:
         """Reserve, train together, make durable; without those whose budget does not allow it."""
         done = self.folder.load_updates(round_number, group)
         if done is not None:
+            for client_id in group:
+                if client_id not in done:
+                    self._note_sitting_out(round_number, client_id)
             return done
         paid = [client_id for client_id in group if self._reserve(round_number, client_id)]
         results: dict[str, LocalResult] = {}
@@ -260,15 +263,19 @@ class Simulation:
             return True
         event = mechanism.event(self.federation.local_steps)
         planned = [*self.folder.journal.events(client_id), event]
-        total = epsilon(planned, self.privacy.delta)
-        if total > self.privacy.target_epsilon:
-            self._note(
-                f"round {round_number}: {client_id} sits out: {len(planned)} rounds would cost "
-                f"epsilon {total:.4f}, its budget is {self.privacy.target_epsilon:g}"
-            )
+        if epsilon(planned, self.privacy.delta) > self.privacy.target_epsilon:
+            self._note_sitting_out(round_number, client_id)
             return False
         self.folder.journal.reserve(client_id, round_number, event)
         return True
+
+    def _note_sitting_out(self, round_number: int, client_id: str) -> None:
+        num_rounds = len(self.folder.journal.events(client_id))
+        self._note(
+            f"round {round_number}: {client_id} sits out: its {num_rounds} rounds cost epsilon "
+            f"{self.spent_epsilon(client_id):.4f}, one more would exceed its budget of "
+            f"{self.privacy.target_epsilon:g}"
+        )
 
     def _keystream(self, round_number: int, client_id: str) -> Keystream:
         if self.privacy.enabled and not self.privacy.insecure_seeded_noise:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fedpeft.dp.accounting import DpSgdEvent
@@ -174,6 +175,9 @@ def test_a_truncated_update_is_refused(folder: RunFolder) -> None:
     [file] = (folder.path / "checkpoint" / "round-0001").iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(AdapterError, match="may be truncated"):
+        folder.load_updates(1, ["a"])
+    save_file(state(5), file)
+    with pytest.raises(AdapterError, match="not a file of updates"):
         folder.load_updates(1, ["a"])
 
 

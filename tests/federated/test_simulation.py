@@ -91,6 +91,28 @@ def test_a_plain_run_that_crashed_anywhere_ends_as_if_it_never_had(
         assert outcome(run.finished()) == expected
 
 
+def test_what_earlier_sessions_found_is_not_forgotten(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes and counts of examples that were no numbers, each of every round."""
+    diverge(monkeypatch, {"client-01"})
+    train = module.train_locally
+
+    def counting(*args: object, **kwargs: object) -> list[LocalResult]:
+        return [
+            LocalResult(tensors=result.tensors, num_nonfinite=2)
+            for result in train(*args, **kwargs)
+        ]
+
+    monkeypatch.setattr(module, "train_locally", counting)
+    run = small_run(tiny_bert, tmp_path)
+    with pytest.raises(Stopped):
+        run.finished(stop_requested=stop_after(4))
+    found = run.finished()
+    assert [note.partition(":")[0] for note in found.notes] == ["round 1", "round 2"]
+    assert found.num_nonfinite == {"client-00": 4, "client-01": 0, "client-02": 4}
+
+
 # --- what a crash costs
 
 
@@ -131,8 +153,41 @@ def test_a_crash_in_a_client_stays_charged_and_the_client_sits_out_at_last(
     assert found.records[1].cohort == ["client-00", "client-02"]
     assert len(found.folder.journal.events("client-01")) == 2
     [note] = found.notes
-    assert note.startswith("round 2: client-01 sits out: 3 rounds would cost epsilon 5.")
+    assert note.startswith("round 2: client-01 sits out: its 2 rounds cost epsilon 3.9")
+    assert note.endswith("one more would exceed its budget of 4")
     assert found.records[1].uplink_bytes == undisturbed.records[1].uplink_bytes * 2 // 3
+
+
+@pytest.mark.parametrize("clients_at_once", [1, None])
+def test_who_sat_out_is_not_forgotten_by_a_crash(
+    tiny_bert: Path, tmp_path: Path, clients_at_once: int | None
+) -> None:
+    runs = []
+    for name in ("first", "second"):
+        settings = {"privacy": SEEDED, "clients_at_once": clients_at_once}
+        run = small_run(tiny_bert, tmp_path, name, **settings)
+        label = "client-01" if clients_at_once else "3 clients at once"
+        crash_in(run, label, 1)
+        runs.append(run)
+    expected = outcome(runs[0].finished())
+    assert expected["notes"]
+
+    class Dying(Watcher):
+        def client_finished(self, number: int, client: str, spent: float) -> None:
+            if (number, client) == (2, "client-02"):
+                raise Crash
+
+        def round_finished(self, number: int, *args: object) -> None:
+            pass
+
+        def evaluation_started(self, num_rows: int) -> None:
+            if self.named("round_started")[-1:] == [(2, ("client-00", "client-01", "client-02"))]:
+                raise Crash
+
+    for _ in range(2):
+        with pytest.raises(Crash):
+            runs[1].finished(watcher=Dying())
+    assert outcome(runs[1].finished()) == expected
 
 
 def test_a_client_that_crashes_again_and_again_never_exceeds_its_budget(
@@ -269,6 +324,45 @@ def test_evaluation_every_other_round_and_after_the_last(tiny_bert: Path, tmp_pa
     found = small_run(tiny_bert, tmp_path, num_rounds=5, evaluate_every=2).finished()
     assert [record.metrics is not None for record in found.records] == [0, 1, 0, 1, 1]
     assert found.final_metrics == found.records[-1].metrics
+
+
+def test_every_client_and_round_has_its_own_noise(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise that comes twice cancels in a difference of two updates."""
+    seeds: list[int] = []
+    make = module.Keystream.insecure_from_seed
+
+    def spy(seed: int) -> module.Keystream:
+        seeds.append(seed)
+        return make(seed)
+
+    monkeypatch.setattr(module.Keystream, "insecure_from_seed", spy)
+    small_run(tiny_bert, tmp_path, privacy=SEEDED).finished()
+    assert len(set(seeds)) == len(seeds) == 6
+
+
+def test_the_aggregate_uses_the_weights_of_the_plan(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the cohort, of clients of unequal size."""
+    given: list[list[float]] = []
+    ffa = module.AGGREGATORS["ffa-lora"]
+
+    class Spy:
+        trained_factors = ffa.trained_factors
+
+        def aggregate(self, tensors: object, updates: object, weights: list[float]) -> object:
+            given.append(weights)
+            return ffa.aggregate(tensors, updates, weights)
+
+    monkeypatch.setitem(module.AGGREGATORS, "ffa-lora", Spy())
+    found = small_run(
+        tiny_bert, tmp_path, num_rows=7, clients_per_round=2, num_rounds=4, aggregator="ffa-lora"
+    ).finished()
+    by_client = {client_id: client.weight for client_id, client in found.plan.clients.items()}
+    assert set(by_client.values()) == {3 / 7, 2 / 7}
+    assert given == [[by_client[c] for c in cohort] for cohort in found.plan.cohorts]
 
 
 # --- results that must not pass
