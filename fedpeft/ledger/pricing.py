@@ -106,9 +106,8 @@ def _refusal(
     whose = f"data set {dataset.fingerprint[:12]}"
     if dataset.fingerprint != fingerprint:
         shared = dataset.overlaps[fingerprint]
-        whose += f", which shares {shared} rows with {fingerprint[:12]},"
-    else:
-        whose += ","
+        rows = "row" if shared == 1 else "rows"
+        whose += f", which shares {shared} {rows} with {fingerprint[:12]},"
     step = type(event)(**{**vars(event), "num_steps": 1})
     num_steps = remaining(state, fingerprint, step, most=event.num_steps)
     return (

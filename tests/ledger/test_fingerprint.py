@@ -97,7 +97,10 @@ def test_order_and_repetition_do_not_count(numbers: list[int], order: random.Ran
 
 @given(st.lists(st.sets(st.integers(0, 12), min_size=1), max_size=5))
 def test_shared_rows_are_those_of_the_sets(sets: list[set[int]]) -> None:
-    blobs = {str(k): packed(*({"n": f"n{i}"} for i in s)) for k, s in enumerate(sets)}
+    blobs = {
+        str(k): pack_rows(({"n": f"n{i}"} for i in numbers), owner="", salt=SALT)
+        for k, numbers in enumerate(sets)
+    }
     pairs = {
         frozenset((str(i), str(j))): len(sets[i] & sets[j])
         for i, j in combinations(range(len(sets)), 2)
