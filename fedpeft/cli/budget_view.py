@@ -52,12 +52,7 @@ def print_entries(entries: Sequence["Entry"]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        *("entry", "recorded (UTC)", "kind", "data set", "what"),
-        box=None,
-        padding=_PADDING,
-        pad_edge=False,
-    )
+    table = Table("entry", "recorded (UTC)", "kind", "data set", "what", **_PLAIN)
     datasets = {e.body["reservation"]: e.body["dataset"] for e in entries if e.kind == "reserved"}
     for e in entries:
         name = e.body.get("dataset") or datasets.get(e.body.get("reservation"), "")

@@ -1,13 +1,14 @@
 """Processes for the tests to race and to kill.
 
-`race LOCATION DATA` waits for a line, then reserves until the budget is used up and prints how
-often it could.
+`race LOCATION DATA` reserves, for each line that it reads, until the budget is used up, and prints
+how often it could.
 
 `nursery LOCATION DATA RELEASED ORDER` forks, for each line that it reads, a child that opens the
 ledger and works until it is killed: reserve, append to RELEASED, commit; a word on stdout after
 each step. It spares the children the start of an interpreter. ORDER `wrong` releases first.
 """
 
+import itertools
 import os
 import sys
 from hashlib import sha256
@@ -22,15 +23,17 @@ from tests.ledger.samples import DELTA, EVENT
 def race(location: str, data: str) -> None:
     with Ledger.open(location, busy_timeout_s=60) as ledger:
         print("ready", flush=True)
-        sys.stdin.readline()
-        done = 0
-        while True:
-            try:
-                ledger.reserve(data, EVENT)
-            except BudgetError:
-                break
-            done += 1
-        print(done, flush=True)
+        for _ in sys.stdin:
+            print(take_all(ledger, data), flush=True)
+
+
+def take_all(ledger: Ledger, data: str) -> int:
+    for taken in itertools.count():
+        try:
+            ledger.reserve(data, EVENT)
+        except BudgetError:
+            return taken
+    raise AssertionError
 
 
 def nursery(location: str, data: str, released: str, order: str) -> None:
