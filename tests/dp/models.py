@@ -63,7 +63,7 @@ def given_batches(
 def run_honest(
     gradients_ND: NDArray[np.float32], config: DpSgdConfig, num_steps: int
 ) -> NDArray[np.float64]:
-    """A `checks.Run` of `dp.mechanism`, on a model whose gradients are given."""
+    """A `dp.checks.Run` of `dp.mechanism`, on a model whose gradients are given."""
     model, gradients = Given(gradients_ND.shape[1]), torch.from_numpy(gradients_ND)
     mechanism = DpSgd(model, config, Keystream.insecure_from_seed(0))
     steps = []
@@ -80,7 +80,7 @@ def run_in_cohort(
     *,
     others_ND: Tensor | None = None,
 ) -> NDArray[np.float64]:
-    """A `checks.Run` of the first of two clients that share forward and backward passes.
+    """A `dp.checks.Run` of the first of two clients that share forward and backward passes.
 
     The second has as many rows, whose gradients are `others_ND` (default: the opposite ones).
     """

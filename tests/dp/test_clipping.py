@@ -214,6 +214,13 @@ def test_empty_sum_is_zero_and_neutral():
     assert np.array_equal(_flat((empty + one).units), _flat(one.units))
 
 
+def test_diagnostics_add_up():
+    grid = Grid.for_clip_norm(1.0, _D)
+    poisoned = _clip(np.full((3, _D), np.nan, np.float32), grid)
+    total = poisoned + _clip(np.ones((2, _D), np.float32), grid) + poisoned
+    assert (total.num_examples, total.num_nonfinite) == (8, 6)
+
+
 def test_gradients_of_other_dimension_are_refused():
     with pytest.raises(PrivacyError, match="8 coordinates, the gradients have 7"):
         _clip(np.ones((2, _D), np.float32), Grid.for_clip_norm(1.0, _D + 1))

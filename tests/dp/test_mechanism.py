@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpeft.dp import mechanism
+from fedpeft.dp.checks import CHECKS, Run
 from fedpeft.dp.clipping import ClippedSum
 from fedpeft.dp.grad_sample import per_example_grads, trainable_parameters
 from fedpeft.dp.grid import Grid
@@ -30,7 +31,6 @@ from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.local_training import LocalClient, train_locally
 from fedpeft.federated.plan import ClientPlan
 from fedpeft.models.dataset import collate
-from tests.dp.checks import CHECKS, Run
 from tests.dp.models import (
     Given,
     bert,

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from fedpeft.dp.checks import correlation_z, variance_interval
 from fedpeft.dp.clipping import ClippedSum, empty_sum
 from fedpeft.dp.grid import Grid
 from fedpeft.dp.noise import add_gaussian_noise, standard_normal
 from fedpeft.dp.randomness import Keystream
 from fedpeft.errors import PrivacyError
-from tests.dp.checks import correlation_z, variance_interval
 
 _SHAPES = {"a": torch.Size([60, 100]), "b": torch.Size([120, 50]), "c": torch.Size([7])}
 _GRID = Grid.for_clip_norm(0.7, sum(shape.numel() for shape in _SHAPES.values()))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fedpeft.dp.checks import correlation_z, p_value_of_sizes, variance_interval
 from fedpeft.dp.randomness import Keystream
 from fedpeft.dp.sampling import poisson_sample
 from fedpeft.errors import PrivacyError
-from tests.dp.checks import correlation_z, p_value_of_sizes, variance_interval
 
 _NUM_ROWS, _PROB, _NUM_BATCHES = 60, 0.15, 4000
 
