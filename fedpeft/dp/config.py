@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedpeft.dp.grid import LARGEST_CLIP_NORM, SMALLEST_CLIP_NORM
+
 
 class PrivacyConfig(BaseModel):
     """The budget of each client and how its gradients are clipped."""
@@ -28,7 +30,8 @@ class PrivacyConfig(BaseModel):
     )
     l2_clip_norm: float = Field(
         default=1.0,
-        gt=0,
+        ge=SMALLEST_CLIP_NORM,
+        le=LARGEST_CLIP_NORM,
         allow_inf_nan=False,
         description="Bound on the L2 norm of one example's gradient over all trained tensors.",
     )

@@ -22,7 +22,7 @@ from fedpeft.errors import PrivacyError
 _SLACK = 2.0**-10  # how much of the clip norm the rounding may cost at most: 0.1 %
 _EXACT_SUM = 2.0**53  # integers that a double holds
 # Beyond these a float32 gradient times 1/step, or the released float32, overflows to Inf or NaN.
-_SMALLEST_CLIP_NORM, _LARGEST_CLIP_NORM = 1e-18, 1e18
+SMALLEST_CLIP_NORM, LARGEST_CLIP_NORM = 1e-18, 1e18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Grid:
     @classmethod
     def for_clip_norm(cls, l2_clip_norm: float, dimension: int) -> "Grid":
         """Returns the coarsest power-of-two grid that costs at most 0.1 % in sensitivity."""
-        if not _SMALLEST_CLIP_NORM <= l2_clip_norm <= _LARGEST_CLIP_NORM:
+        if not SMALLEST_CLIP_NORM <= l2_clip_norm <= LARGEST_CLIP_NORM:
             raise PrivacyError(
-                f"l2_clip_norm must lie in [{_SMALLEST_CLIP_NORM:g}, {_LARGEST_CLIP_NORM:g}], "
+                f"l2_clip_norm must lie in [{SMALLEST_CLIP_NORM:g}, {LARGEST_CLIP_NORM:g}], "
                 f"got {l2_clip_norm}"
             )
         if dimension < 1:
