@@ -77,7 +77,9 @@ class MechanismAudit(BaseModel):
         "one-run bound is estimated on a simulation of an honest mechanism."
     )
     failures: tuple[str, ...] = Field(description="Empty where nothing contradicts the claim.")
-    scores: tuple[float, ...] = Field(description="Of each canary; higher means rather in.")
+    scores: tuple[float | None, ...] = Field(
+        description="Of each canary; higher means rather in; null where not finite."
+    )
     included: tuple[bool, ...] = Field(description="Of each canary: whether it was in.")
 
 
@@ -156,7 +158,7 @@ def audit_mechanism(
         ),
         false_alarm=alarm + ACCUSATION + len(verdicts) * checks.FALSE_ALARM,
         failures=tuple(failures),
-        scores=tuple(scores.tolist()),
+        scores=tuple(value if math.isfinite(value) else None for value in scores.tolist()),
         included=tuple(included.tolist()),
     )
 
@@ -193,12 +195,14 @@ def _run(
 
 def _log_likelihood_ratio(sums: NDArray[np.float64], event: DpSgdEvent) -> Scores:
     """Log likelihood of a noised sum with a canary of clip norm 1 in the data, over without."""
-    shifted = (2 * sums - 1) / (2 * event.noise_multiplier**2)
-    if event.sampling_prob == 1:
-        return shifted
-    ratio: Scores = np.logaddexp(
-        math.log1p(-event.sampling_prob), math.log(event.sampling_prob) + shifted
-    )
+    # A broken mechanism may release anything, NaN included; that is for the verdict to say.
+    with np.errstate(all="ignore"):
+        shifted = (2 * sums - 1) / (2 * event.noise_multiplier**2)
+        if event.sampling_prob == 1:
+            return shifted
+        ratio: Scores = np.logaddexp(
+            math.log1p(-event.sampling_prob), math.log(event.sampling_prob) + shifted
+        )
     return ratio
 
 

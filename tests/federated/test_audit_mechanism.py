@@ -148,6 +148,17 @@ def test_honest_mechanism_is_not_accused_in_many_audits():
     assert np.mean([a.one_run.epsilon_lower for a in audits]) > 0
 
 
+def test_mechanism_that_releases_nothing_usable_is_refuted(monkeypatch: pytest.MonkeyPatch):
+    def broken(total: ClippedSum, *_: object) -> dict[str, Tensor]:
+        return {name: units * float("nan") for name, units in total.units.items()}
+
+    monkeypatch.setattr(mechanism, "add_gaussian_noise", broken)
+    monkeypatch.setattr(checks, "CHECKS", {"noise_scale": checks.CHECKS["noise_scale"]})
+    found = audit(num_canaries=100, num_steps=1)
+    assert failed(found) == {"noise_scale"}
+    assert set(found.scores) == {None}
+
+
 @pytest.mark.usefixtures("_no_checks")
 def test_scores_are_those_of_secret_coins_and_every_step_is_counted():
     event = DpSgdEvent(noise_multiplier=1.0, sampling_prob=1.0, num_steps=7)
