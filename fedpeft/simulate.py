@@ -9,8 +9,9 @@ from fedpeft.config import RunConfig, validate_config
 from fedpeft.errors import DataError
 from fedpeft.federated.assembly import Assembly, assemble
 from fedpeft.federated.export import compare_metrics, export_adapter, reload_and_score
+from fedpeft.federated.observer import Observer
 from fedpeft.federated.run_folder import RunFolder, check_unused
-from fedpeft.federated.simulation import Observer, Simulation
+from fedpeft.federated.simulation import Simulation
 from fedpeft.report.build import build_report
 from fedpeft.report.schema import Report
 from fedpeft.report.write import write_report

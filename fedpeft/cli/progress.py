@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from fedpeft.federated.observer import Observer
 from fedpeft.report import text
 from fedpeft.report.guarantee import banners, max_epsilon
 from fedpeft.report.schema import Report
@@ -33,8 +34,8 @@ _PLAIN = {
 }
 
 
-class SilentProgress:
-    """The same callbacks, and nothing shown; for `--quiet`."""
+class SilentProgress(Observer):
+    """Shows nothing; for `--quiet`."""
 
     def __enter__(self) -> Self:
         return self
@@ -46,52 +47,6 @@ class SilentProgress:
         traceback: TracebackType | None,
     ) -> None:
         """Nothing to end."""
-
-    def run_started(
-        self,
-        *,
-        num_rounds: int,
-        first_round: int,
-        clients: Sequence[str],
-        metric_name: str,
-        private: bool,
-        target_epsilon: float | None,
-    ) -> None:
-        """A run begins, or goes on at `first_round`, which counts from 1."""
-
-    def round_started(self, round: int, cohort: Sequence[str]) -> None:  # noqa: A002
-        """A round begins with these clients."""
-
-    def client_started(self, round: int, client_id: str, num_steps: int) -> None:  # noqa: A002
-        """A client begins its local steps."""
-
-    def step_finished(self, client_id: str, step: int) -> None:
-        """A client did one more local step; steps are counted, `step` itself is not read."""
-
-    def client_finished(
-        self,
-        round: int,  # noqa: A002
-        client_id: str,
-        epsilon: float | None,
-    ) -> None:
-        """A client is done for this round and has spent `epsilon` in all."""
-
-    def evaluation_started(self, num_examples: int) -> None:
-        """An evaluation on so many examples begins."""
-
-    def evaluation_advanced(self, num_examples: int) -> None:
-        """So many more examples are evaluated."""
-
-    def round_finished(
-        self,
-        round: int,  # noqa: A002
-        metrics: Mapping[str, float] | None,
-        max_epsilon: float | None,
-    ) -> None:
-        """A round is done; `metrics` is None where it was not evaluated."""
-
-    def note(self, message: str) -> None:
-        """Something that a reader should know."""
 
 
 class SimulationProgress(SilentProgress):

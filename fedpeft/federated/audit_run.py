@@ -39,6 +39,7 @@ from fedpeft.federated.audit_membership import (
 from fedpeft.federated.audit_updates import Exchange, UpdateAttack
 from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.local_training import LocalResult
+from fedpeft.federated.observer import Observer
 from fedpeft.federated.plan import ClientPlan, RunPlan, plan_run
 from fedpeft.federated.run_folder import RunFolder
 from fedpeft.federated.simulation import Simulation
@@ -258,7 +259,7 @@ class _KeepingFolder(RunFolder):
             self.listener(client_id, result)
 
 
-class _Watcher:
+class _Watcher(Observer):
     """Shows a simulation's steps as one stage of the audit."""
 
     def __init__(self, progress: Progress, num_steps: int) -> None:
@@ -269,30 +270,6 @@ class _Watcher:
 
     def step_finished(self, client_id: str, step: int) -> None:
         self._progress.stage_advanced(1)
-
-    def round_started(self, round: int, cohort: Sequence[str]) -> None: ...  # noqa: A002
-
-    def client_started(self, round: int, client_id: str, num_steps: int) -> None: ...  # noqa: A002
-
-    def client_finished(
-        self,
-        round: int,  # noqa: A002
-        client_id: str,
-        epsilon: float | None,
-    ) -> None: ...
-
-    def evaluation_started(self, num_examples: int) -> None: ...
-
-    def evaluation_advanced(self, num_examples: int) -> None: ...
-
-    def round_finished(
-        self,
-        round: int,  # noqa: A002
-        metrics: Mapping[str, float] | None,
-        max_epsilon: float | None,
-    ) -> None: ...
-
-    def note(self, message: str) -> None: ...
 
 
 def _draw(

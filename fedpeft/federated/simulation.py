@@ -1,9 +1,9 @@
 """A whole federated run on one machine: the round's data path, top to bottom."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,57 +16,13 @@ from fedpeft.federated.adapted_model import AdaptedModel, adapter_tensors
 from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.local_training import LocalClient, LocalResult, train_locally
+from fedpeft.federated.observer import Observer
 from fedpeft.federated.plan import RunPlan
 from fedpeft.federated.records import RoundReport
 from fedpeft.federated.run_folder import Progress, RunFolder
 from fedpeft.models.dataset import Dataset
 from fedpeft.models.evaluation import evaluate
 from fedpeft.types import derive_seed, size_bytes, tensor_digest
-
-
-class Observer(Protocol):
-    """What watches a run."""
-
-    def run_started(
-        self,
-        *,
-        num_rounds: int,
-        first_round: int,
-        clients: Sequence[str],
-        metric_name: str,
-        private: bool,
-        target_epsilon: float | None,
-    ) -> None:
-        """The first round is about to begin."""
-
-    def round_started(self, round: int, cohort: Sequence[str]) -> None:  # noqa: A002
-        """A round begins."""
-
-    def client_started(self, round: int, client_id: str, num_steps: int) -> None:  # noqa: A002
-        """A client begins its local steps."""
-
-    def step_finished(self, client_id: str, step: int) -> None:
-        """A local step is done."""
-
-    def client_finished(self, round: int, client_id: str, epsilon: float | None) -> None:  # noqa: A002
-        """A client's update is durable."""
-
-    def evaluation_started(self, num_examples: int) -> None:
-        """The held-out set is about to be scored."""
-
-    def evaluation_advanced(self, num_examples: int) -> None:
-        """That many more rows are scored."""
-
-    def round_finished(
-        self,
-        round: int,  # noqa: A002
-        metrics: Mapping[str, float] | None,
-        max_epsilon: float | None,
-    ) -> None:
-        """A round is durable."""
-
-    def note(self, message: str) -> None:
-        """Something that a reader of the report should know."""
 
 
 class Stopped(Exception):  # noqa: N818
