@@ -1,5 +1,6 @@
 """A whole simulated run, from a configuration to a verified adapter and its report."""
 
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 from fedpeft.config import RunConfig, validate_config
 from fedpeft.errors import DataError
+from fedpeft.federated.accounts import open_accounts
 from fedpeft.federated.assembly import Assembly, assemble
 from fedpeft.federated.export import compare_metrics, export_adapter, reload_and_score
 from fedpeft.federated.observer import Observer
 from fedpeft.federated.run_folder import RunFolder, check_unused
 from fedpeft.federated.simulation import Simulation
+from fedpeft.federated.trainer import LocalTrainer
 from fedpeft.report.build import build_report
 from fedpeft.report.schema import Report
 from fedpeft.report.write import write_report
@@ -39,13 +42,16 @@ def simulate(
     started = time.monotonic()
     assembly = _assemble(config)
     seconds = time.monotonic() - started
+    run_id = secrets.token_hex(8)
+    _check_budgets(config, assembly, run_id)
     run = {
+        "run_id": run_id,
         "config": config.model_dump(mode="json"),
         "base_digest": assembly.base_digest,
         "data_digest": assembly.data_digest,
     }
     folder = RunFolder.create(output, run)
-    return _finish(config, assembly, folder, observer, stop_requested, started, seconds)
+    return _finish(config, assembly, folder, run_id, observer, stop_requested, started, seconds)
 
 
 def resume(
@@ -67,7 +73,22 @@ def resume(
                 f"the run in {output} cannot go on: its {name} is not what it started with "
                 f"(expected digest {run.get(f'{name}_digest')}, got {found})"
             )
-    return _finish(config, assembly, folder, observer, stop_requested, started, seconds)
+    run_id = str(run["run_id"])
+    return _finish(config, assembly, folder, run_id, observer, stop_requested, started, seconds)
+
+
+def _check_budgets(config: RunConfig, assembly: Assembly, run_id: str) -> None:
+    """Refuses a run that the budgets in a ledger of the user's do not allow to its end."""
+    privacy = config.privacy
+    if privacy.ledger is not None:
+        with open_accounts(
+            privacy.ledger,
+            assembly.rows,
+            run_id=run_id,
+            epsilon=privacy.target_epsilon,
+            delta=privacy.delta,
+        ) as accounts:
+            accounts.check_affordable(assembly.plan, config.federation.local_steps)
 
 
 def _assemble(config: RunConfig) -> Assembly:
@@ -76,8 +97,8 @@ def _assemble(config: RunConfig) -> Assembly:
 
 def _stored_config(run: Mapping[str, Any], output: Path) -> RunConfig:
     content = run.get("config")
-    if not isinstance(content, dict):
-        raise DataError(f"{output / 'run.json'} is damaged: it holds no configuration")
+    if not isinstance(content, dict) or not isinstance(run.get("run_id"), str):
+        raise DataError(f"{output / 'run.json'} is damaged: it holds no configuration or no run_id")
     return validate_config(content, str(output / "run.json"))
 
 
@@ -85,14 +106,24 @@ def _finish(
     config: RunConfig,
     assembly: Assembly,
     folder: RunFolder,
+    run_id: str,
     observer: Observer,
     stop_requested: Callable[[], bool],
     started: float,
     assembly_seconds: float,
 ) -> Report:
+    trainer = LocalTrainer(
+        assembly.model,
+        assembly.datasets,
+        assembly.plan.clients,
+        config.federation,
+        max_tokens=config.model.max_tokens_per_batch,
+    )
     simulation = Simulation(
+        run_id=run_id,
         model=assembly.model,
-        datasets=assembly.datasets,
+        trainer=trainer,
+        rows=assembly.rows,
         test=assembly.test,
         plan=assembly.plan,
         federation=config.federation,

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fedpeft.federated.observer import Observer
 from fedpeft.report import text
-from fedpeft.report.guarantee import banners, max_epsilon
+from fedpeft.report.guarantee import banners, budget_of_max, max_epsilon
 from fedpeft.report.schema import Report
 
 NO_PRIVACY = "NO PRIVACY"
@@ -334,7 +334,7 @@ def _summary_rows(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "privacy", banner.headline, _RED
     if privacy.enabled:
         spent = "unknown" if highest is None else text.epsilon(highest)
-        goal, delta = privacy.target_epsilon, privacy.delta
+        goal, delta = budget_of_max(report), privacy.delta
         of = "" if goal is None else f" / {text.budget(goal)}"
         at = "" if delta is None else f" at δ = {text.delta(delta)}"
         yield "largest ε", f"{spent}{of}{at}, for one example of one client", ""

@@ -1,6 +1,9 @@
 """The `[privacy]` section of a run."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpeft.dp.grid import LARGEST_CLIP_NORM, SMALLEST_CLIP_NORM
 
@@ -35,8 +38,37 @@ class PrivacyConfig(BaseModel):
         allow_inf_nan=False,
         description="Bound on the L2 norm of one example's gradient over all trained tensors.",
     )
+    min_noise_multiplier: float = Field(
+        default=0.3,
+        ge=0,
+        allow_inf_nan=False,
+        description="A client refuses a plan with less noise than this, whatever its budget: below "
+        "it, a single step tells one example from none nearly always.",
+    )
+    ledger: str | None = Field(
+        default=None,
+        description="Ledger that is charged: a file or a postgresql:// URL without a password. "
+        "Rows that have a budget there keep it. Default: a ledger of the run's own, in its folder, "
+        "which knows of no other run.",
+    )
     insecure_seeded_noise: bool = Field(
         default=False,
         description="Draws noise and Poisson samples from the run's seed, so that a run can be "
         "repeated bit for bit. Whoever knows the seed can remove the noise: for tests only.",
     )
+
+    @model_validator(mode="after")
+    def _ledger_holds(self) -> Self:
+        if self.ledger is None:
+            return self
+        if not self.enabled or self.insecure_seeded_noise:
+            raise ValueError(
+                "a ledger cannot be charged by a run without privacy, or with seeded noise: no "
+                "finite epsilon would cover it; leave out privacy.ledger"
+            )
+        if "://" in self.ledger and urlsplit(self.ledger).password is not None:
+            raise ValueError(
+                "privacy.ledger must not hold a password, since reports show the configuration; "
+                "use PGPASSFILE or ~/.pgpass"
+            )
+        return self

@@ -10,7 +10,7 @@ from torch import nn
 
 from fedpeft.adapters.config import AdapterConfig
 from fedpeft.dp.config import PrivacyConfig
-from fedpeft.errors import ModelError
+from fedpeft.errors import DataError, ModelError
 from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.plan import RunPlan, plan_run
@@ -62,6 +62,7 @@ class Assembly:
     Attributes:
         model: Base model with the adapter injected.
         datasets: Client id → its tokenized rows.
+        rows: Client id → the columns of its rows that training reads.
         test: Held-out rows, tokenized.
         plan: Cohorts, weights and noise.
         histogram: Client id → label → rows; empty inner dicts for causal LM.
@@ -73,6 +74,7 @@ class Assembly:
 
     model: AdaptedModel
     datasets: Mapping[str, Dataset]
+    rows: Mapping[str, Table]
     test: Dataset
     plan: RunPlan
     histogram: Mapping[str, Mapping[str, int]]
@@ -134,11 +136,14 @@ def assemble(
         num_classes=len(rows.labels.names) if rows.labels else 0,
         seed=derive_seed(federation.seed, "adapter"),
     )
+    columns = needed_columns(model_config, data)
+    own = {client: _read_columns(rows.train.take(r), columns) for client, r in rows.parts.items()}
     datasets = {client: train.take(indices) for client, indices in rows.parts.items()}
     classified = rows.labels is not None
     return Assembly(
         model=model,
         datasets=datasets,
+        rows=own,
         test=test,
         plan=plan,
         histogram=rows.histogram(data.label_column) if classified else {c: {} for c in rows.parts},
@@ -169,6 +174,14 @@ def needed_columns(model: ModelConfig, data: DataConfig) -> list[str]:
     if data.question_column is not None and data.answer_column is not None:
         return [data.question_column, data.answer_column]
     return [data.text_column]
+
+
+def _read_columns(table: Table, columns: Sequence[str]) -> Table:
+    read = Table(table.location, {name: table.column(name) for name in columns}, table.places)
+    for number, row in enumerate(read.records()):
+        if not any(str(value).strip() for value in row.values() if value is not None):
+            raise DataError(f"{read.locate(number)} has nothing in it; remove the row")
+    return read
 
 
 def _check_rows(datasets: Sequence[Dataset], base: nn.Module, config: ModelConfig) -> None:

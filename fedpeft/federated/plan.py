@@ -90,7 +90,7 @@ def plan_run(
             expected_batch_size=batch,
             num_rounds=rounds[client_id],
             num_steps=num_steps,
-            dp=_dp_config(count, batch, num_steps, privacy) if privacy.enabled else None,
+            dp=_dp_config(client_id, count, batch, num_steps, privacy) if privacy.enabled else None,
         )
     return RunPlan(clients=clients, cohorts=cohorts)
 
@@ -123,7 +123,11 @@ def _expected_batch_size(num_examples: int, federation: FederationConfig) -> flo
 
 
 def _dp_config(
-    num_examples: int, expected_batch_size: float, num_steps: int, privacy: PrivacyConfig
+    client_id: str,
+    num_examples: int,
+    expected_batch_size: float,
+    num_steps: int,
+    privacy: PrivacyConfig,
 ) -> DpSgdConfig:
     noise_multiplier = calibrate_noise_multiplier(
         target_epsilon=privacy.target_epsilon,
@@ -131,6 +135,13 @@ def _dp_config(
         sampling_prob=expected_batch_size / num_examples,
         num_steps=max(1, num_steps),
     )
+    if noise_multiplier < privacy.min_noise_multiplier:
+        raise PrivacyError(
+            f"client {client_id} refuses the plan: epsilon {privacy.target_epsilon:g} over "
+            f"{num_steps} steps needs a noise multiplier of {noise_multiplier:.3g} only, and "
+            f"privacy.min_noise_multiplier is {privacy.min_noise_multiplier:g}; lower "
+            "target_epsilon, or take more or larger steps"
+        )
     return DpSgdConfig(
         num_examples=num_examples,
         expected_batch_size=expected_batch_size,

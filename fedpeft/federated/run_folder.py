@@ -1,7 +1,7 @@
 """What a run keeps on disk while it goes on, so that it can be stopped at any moment.
 
 run.json                       the configuration and what it must find again; written once
-journal.jsonl                  reserved privacy events
+ledger.db                      budgets and charges, where the run names no other ledger
 checkpoint/progress.json       rounds finished, and which state file holds their adapter
 checkpoint/state-0007.safetensors
 checkpoint/round-0008/*.safetensors   updates of the open round, a file for each group
@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,21 @@ from torch import Tensor
 
 from fedpeft.adapters.peft_files import load_tensors
 from fedpeft.errors import AdapterError, ConfigError, DataError
-from fedpeft.federated.journal import Journal
 from fedpeft.federated.local_training import LocalResult
 from fedpeft.federated.records import RoundReport
 from fedpeft.files import write_atomically, write_text
 from fedpeft.types import tensor_digest
 
+_BESIDE = "num_nonfinite_and_reservation"
 _IN = " "  # between client and tensor; no client id and no parameter name holds a space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """A client's result, and the reservation that paid for it; None where privacy is off."""
+
+    result: LocalResult
+    reservation: str | None
 
 
 class Progress(BaseModel):
@@ -51,14 +60,13 @@ class RunFolder:
 
     Attributes:
         path: Where it is.
-        journal: Reserved privacy events; opened by `exclusively`.
+        ledger: The file of its own ledger.
     """
-
-    journal: Journal
 
     def __init__(self, path: Path) -> None:
         """Opens an existing folder; `create` and `reopen` are the ways to one."""
         self.path = path
+        self.ledger = path / "ledger.db"
         self._checkpoint = path / "checkpoint"
 
     @classmethod
@@ -94,13 +102,12 @@ class RunFolder:
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Opens the journal and keeps every other process off the run while the context is open.
+        """Keeps every other process off the run while the context is open.
 
-        Two processes that each know only their own reservations would exceed the budget together.
+        Two processes would overwrite each other's rounds, and pay for each of them twice.
 
         Raises:
             ConfigError: If another process is at work on the run.
-            PrivacyError: If the journal cannot be read.
         """
         with (self.path / "run.json").open("rb") as file:
             try:
@@ -109,7 +116,6 @@ class RunFolder:
                 raise ConfigError(
                     f"another process is at work on the run in {self.path}; wait for it or stop it"
                 ) from error
-            self.journal = Journal(self.path / "journal.jsonl")
             yield
 
     def save_round(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
@@ -144,23 +150,24 @@ class RunFolder:
         return progress, tensors
 
     def save_updates(
-        self, round_number: int, group: Sequence[str], results: Mapping[str, LocalResult]
+        self, round_number: int, group: Sequence[str], updates: Mapping[str, Update]
     ) -> None:
         """Makes the updates of a group of clients durable, all of them or none."""
         path = self._group(round_number, group)
         path.parent.mkdir(exist_ok=True)
         tensors = {
             f"{client_id}{_IN}{name}": tensor
-            for client_id, result in results.items()
-            for name, tensor in result.tensors.items()
+            for client_id, update in updates.items()
+            for name, tensor in update.result.tensors.items()
         }
-        nonfinite = {client_id: result.num_nonfinite for client_id, result in results.items()}
-        metadata = {"num_nonfinite": json.dumps(nonfinite)}
+        beside = {
+            client_id: [update.result.num_nonfinite, update.reservation]
+            for client_id, update in updates.items()
+        }
+        metadata = {_BESIDE: json.dumps(beside)}
         write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
-    def load_updates(
-        self, round_number: int, group: Sequence[str]
-    ) -> dict[str, LocalResult] | None:
+    def load_updates(self, round_number: int, group: Sequence[str]) -> dict[str, Update] | None:
         """Returns the updates of a group of the open round, where they were already made.
 
         Clients that sat out are not in them.
@@ -174,19 +181,22 @@ class RunFolder:
         tensors = load_tensors(path)
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-        if "num_nonfinite" not in metadata:
+        if _BESIDE not in metadata:
             raise AdapterError(f"{path} is not a file of updates that this run wrote; remove it")
-        nonfinite: dict[str, int] = json.loads(metadata["num_nonfinite"])
+        beside: dict[str, tuple[int, str | None]] = json.loads(metadata[_BESIDE])
         return {
-            client_id: LocalResult(
-                tensors={
-                    name.removeprefix(f"{client_id}{_IN}"): tensor
-                    for name, tensor in tensors.items()
-                    if name.startswith(f"{client_id}{_IN}")
-                },
-                num_nonfinite=count,
+            client_id: Update(
+                result=LocalResult(
+                    tensors={
+                        name.removeprefix(f"{client_id}{_IN}"): tensor
+                        for name, tensor in tensors.items()
+                        if name.startswith(f"{client_id}{_IN}")
+                    },
+                    num_nonfinite=num_nonfinite,
+                ),
+                reservation=reservation,
             )
-            for client_id, count in nonfinite.items()
+            for client_id, (num_nonfinite, reservation) in beside.items()
         }
 
     def _group(self, round_number: int, group: Sequence[str]) -> Path:

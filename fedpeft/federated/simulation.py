@@ -1,28 +1,34 @@
 """A whole federated run on one machine: the round's data path, top to bottom."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fedpeft.dp.accounting import epsilon
 from fedpeft.dp.config import PrivacyConfig
-from fedpeft.dp.randomness import Keystream
-from fedpeft.errors import VerificationError
+from fedpeft.errors import BudgetError, ConfigError, VerificationError
+from fedpeft.federated.accounts import Accounts, Statement, open_accounts
 from fedpeft.federated.adapted_model import AdaptedModel, adapter_tensors
 from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.config import FederationConfig
-from fedpeft.federated.local_training import LocalClient, LocalResult, train_locally
+from fedpeft.federated.local_training import LocalResult
 from fedpeft.federated.observer import Observer
 from fedpeft.federated.plan import RunPlan
 from fedpeft.federated.records import RoundReport
-from fedpeft.federated.run_folder import Progress, RunFolder
+from fedpeft.federated.run_folder import Progress, RunFolder, Update
+from fedpeft.federated.trainer import Job, Trainer
+from fedpeft.ledger.pricing import rounded_up
 from fedpeft.models.dataset import Dataset
 from fedpeft.models.evaluation import evaluate
+from fedpeft.models.table import Table
 from fedpeft.types import derive_seed, size_bytes, tensor_digest
+
+_MOST_LOSSES = 3  # of one job's workers, one after the other
 
 
 class Stopped(Exception):  # noqa: N818
@@ -42,8 +48,10 @@ class Simulation:
     """One run and its state.
 
     Attributes:
-        model: Base model with the adapter injected.
-        datasets: Client id → its rows.
+        run_id: Tells the run's charges in a ledger from those of others.
+        model: Base model with the adapter injected; evaluates.
+        trainer: Trains the clients.
+        rows: Client id → its rows as they were read: what the ledger knows them by.
         test: Held-out rows.
         plan: Cohorts, weights and noise.
         federation: The run's federation section.
@@ -53,10 +61,14 @@ class Simulation:
         folder: Where the run keeps what must outlive it.
         observer: What watches.
         stop_requested: Asked before each group of clients; the run stops where it can be resumed.
+        statements: Client id → where its budget stands after the run; empty where privacy is off.
+        ledger_head: The ledger's head after the run, checked; None where privacy is off.
     """
 
+    run_id: str
     model: AdaptedModel
-    datasets: Mapping[str, Dataset]
+    trainer: Trainer
+    rows: Mapping[str, Table]
     test: Dataset
     plan: RunPlan
     federation: FederationConfig
@@ -72,16 +84,34 @@ class Simulation:
     num_nonfinite: dict[str, int] = field(init=False)
     notes: list[str] = field(init=False, default_factory=list)
     seconds: Seconds = field(init=False, default_factory=Seconds)
+    statements: dict[str, Statement] = field(init=False, default_factory=dict)
+    ledger_head: str | None = field(init=False, default=None)
 
     def run(self) -> None:
         """Runs every round that is not finished yet.
 
         Raises:
             Stopped: If it was asked to; everything finished is durable.
-            VerificationError: If the adapter never changed.
+            LedgerError: If a charge could not be written; nothing was trained on it.
+            VerificationError: If the adapter never changed, or the ledger is not sound.
         """
-        with self.folder.exclusively():
+        with self.folder.exclusively(), ExitStack() as stack:
+            self._accounts: Accounts | None = None
+            if self.privacy.enabled:
+                self._accounts = stack.enter_context(self._open_accounts())
             self._run()
+            if self._accounts is not None:
+                self.ledger_head = str(self._accounts.ledger.verify())
+                self.statements = {c: self._accounts.statement(c) for c in self.plan.clients}
+
+    def _open_accounts(self) -> AbstractContextManager[Accounts]:
+        return open_accounts(
+            self.privacy.ledger or str(self.folder.ledger),
+            self.rows,
+            run_id=self.run_id,
+            epsilon=self.privacy.target_epsilon,
+            delta=self.privacy.delta,
+        )
 
     def _run(self) -> None:
         self.aggregator = AGGREGATORS[self.federation.aggregator]
@@ -105,10 +135,6 @@ class Simulation:
                 "the adapter did not change: after the last round the norm of its update is zero"
             )
 
-    def spent_epsilon(self, client_id: str) -> float:
-        """Returns what the client has spent, reservations of interrupted attempts included."""
-        return epsilon(self.folder.journal.events(client_id), self.privacy.delta)
-
     @property
     def final_metrics(self) -> dict[str, float]:
         """Metrics after the last round, which is always evaluated."""
@@ -120,11 +146,7 @@ class Simulation:
         started = time.monotonic()
         cohort = self.plan.cohorts[round_number - 1]
         self.observer.round_started(round_number, cohort)
-        updates: dict[str, LocalResult] = {}
-        for group in self._groups(cohort):
-            if self.stop_requested():
-                raise Stopped
-            updates |= self._group_updates(round_number, group)
+        updates = self._updates(round_number, cohort)
         self._drop_diverged(round_number, updates)
         if updates:
             weights = [self.plan.clients[client_id].weight for client_id in updates]
@@ -145,9 +167,8 @@ class Simulation:
         last = round_number == self.federation.num_rounds
         evaluated = last or round_number % self.federation.evaluate_every == 0
         metrics = self._evaluate() if evaluated else None
-        spent = (
-            {c: self.spent_epsilon(c) for c in self.plan.clients} if self.privacy.enabled else {}
-        )
+        accounts = self._accounts
+        spent = {c: accounts.spent_epsilon(c) for c in self.plan.clients} if accounts else {}
         self.records.append(
             RoundReport(
                 round=round_number,
@@ -164,44 +185,87 @@ class Simulation:
         self._save()
         self.observer.round_finished(round_number, metrics, max(spent.values(), default=None))
 
-    def _groups(self, cohort: tuple[str, ...]) -> list[tuple[str, ...]]:
+    def _updates(self, round_number: int, cohort: tuple[str, ...]) -> dict[str, LocalResult]:
+        """Returns what the cohort's clients made of the adapter, those that could pay.
+
+        Reserve, train, make durable, commit: a crash between any two of them loses no charge, and
+        an update that is durable is never made again.
+        """
         size = self.federation.clients_at_once or len(cohort)
-        return [cohort[start : start + size] for start in range(0, len(cohort), size)]
+        groups = [cohort[start : start + size] for start in range(0, len(cohort), size)]
+        done: dict[str, Update] = {}
+        waiting: deque[tuple[str, ...]] = deque()
+        for group in groups:
+            stored = self.folder.load_updates(round_number, group)
+            if stored is None:
+                waiting.append(group)
+            else:
+                done |= self._commit(stored)
+        losses: Counter[tuple[str, ...]] = Counter()
+        while waiting:
+            any_trained = False
+            jobs = self._jobs(round_number, waiting)
+            for job, results in self.trainer.train(self.tensors, jobs, self.observer):
+                any_trained = True
+                if results is None:
+                    losses[job.group] += 1
+                    self._note_lost(job, losses[job.group])
+                    waiting.append(job.group)
+                    continue
+                made = {
+                    client_id: Update(result=result, reservation=job.reservations[client_id])
+                    for client_id, result in results.items()
+                }
+                self.folder.save_updates(round_number, job.group, made)
+                done |= self._commit(made)
+                for client_id in made:
+                    self._tell_finished(round_number, client_id)
+            if waiting and not any_trained:
+                raise Stopped
+        for client_id in cohort:
+            if client_id not in done:
+                self._note_sitting_out(round_number, client_id)
+        return {client_id: done[client_id].result for client_id in cohort if client_id in done}
 
-    def _group_updates(self, round_number: int, group: tuple[str, ...]) -> dict[str, LocalResult]:
-        """Reserve, train together, make durable; without those whose budget does not allow it."""
-        done = self.folder.load_updates(round_number, group)
-        if done is not None:
+    def _jobs(self, round_number: int, waiting: deque[tuple[str, ...]]) -> Iterator[Job]:
+        """Yields a job for each waiting group, paid for at the moment it is asked for."""
+        while waiting and not self.stop_requested():
+            group = waiting.popleft()
+            reservations = {}
             for client_id in group:
-                if client_id not in done:
-                    self._note_sitting_out(round_number, client_id)
-            return done
-        paid = [client_id for client_id in group if self._reserve(round_number, client_id)]
-        results: dict[str, LocalResult] = {}
-        if paid:
-            label = paid[0] if len(paid) == 1 else f"{len(paid)} clients at once"
-            self.observer.client_started(round_number, label, self.federation.local_steps)
-            self.model.load(self.tensors)
-            trained = train_locally(
-                self.model,
-                [self._local_client(round_number, client_id) for client_id in paid],
-                self.federation,
-                max_tokens=self.max_tokens,
-                step_finished=lambda step: self.observer.step_finished(label, step),
+                try:
+                    reservations[client_id] = self._reserve(round_number, client_id)
+                except BudgetError:
+                    continue
+            if not reservations:
+                self.folder.save_updates(round_number, group, {})
+                continue
+            yield Job(
+                round=round_number,
+                group=group,
+                reservations=reservations,
+                coin_seeds={c: self._coin_seed(round_number, c) for c in reservations},
             )
-            results = dict(zip(paid, trained, strict=True))
-        self.folder.save_updates(round_number, group, results)
-        for client_id in paid:
-            spent = self.spent_epsilon(client_id) if self.privacy.enabled else None
-            self.observer.client_finished(round_number, client_id, spent)
-        return results
 
-    def _local_client(self, round_number: int, client_id: str) -> LocalClient:
-        return LocalClient(
-            plan=self.plan.clients[client_id],
-            dataset=self.datasets[client_id],
-            keystream=self._keystream(round_number, client_id),
-        )
+    def _reserve(self, round_number: int, client_id: str) -> str | None:
+        """Charges the client for the round before its first gradient."""
+        mechanism = self.plan.clients[client_id].dp
+        if self._accounts is None or mechanism is None:
+            return None
+        event = mechanism.event(self.federation.local_steps)
+        return self._accounts.reserve(round_number, client_id, event)
+
+    def _commit(self, updates: Mapping[str, Update]) -> Mapping[str, Update]:
+        """Records what was released; a second time, after a crash, changes nothing."""
+        for update in updates.values():
+            if self._accounts is not None and update.reservation is not None:
+                digest = tensor_digest(update.result.tensors)
+                self._accounts.ledger.commit(update.reservation, digest)
+        return updates
+
+    def _tell_finished(self, round_number: int, client_id: str) -> None:
+        spent = self._accounts.spent_epsilon(client_id) if self._accounts else None
+        self.observer.client_finished(round_number, client_id, spent)
 
     def _drop_diverged(self, round_number: int, updates: dict[str, LocalResult]) -> None:
         for client_id, result in list(updates.items()):
@@ -212,32 +276,31 @@ class Simulation:
                     "and is left out; lower learning_rate"
                 )
 
-    def _reserve(self, round_number: int, client_id: str) -> bool:
-        """Charges the client for the round before its first gradient; False where it cannot pay."""
-        mechanism = self.plan.clients[client_id].dp
-        if mechanism is None:
-            return True
-        event = mechanism.event(self.federation.local_steps)
-        planned = [*self.folder.journal.events(client_id), event]
-        if epsilon(planned, self.privacy.delta) > self.privacy.target_epsilon:
-            self._note_sitting_out(round_number, client_id)
-            return False
-        self.folder.journal.reserve(client_id, round_number, event)
-        return True
-
     def _note_sitting_out(self, round_number: int, client_id: str) -> None:
-        num_rounds = len(self.folder.journal.events(client_id))
+        assert self._accounts is not None
+        statement = self._accounts.statement(client_id)
         self._note(
-            f"round {round_number}: {client_id} sits out: its {num_rounds} rounds cost epsilon "
-            f"{self.spent_epsilon(client_id):.4f}, one more would exceed its budget of "
-            f"{self.privacy.target_epsilon:g}"
+            f"round {round_number}: {client_id} sits out: epsilon {rounded_up(statement.epsilon)} "
+            f"is spent on its rows, one more round would exceed its budget of "
+            f"{statement.budget_epsilon:g}"
         )
 
-    def _keystream(self, round_number: int, client_id: str) -> Keystream:
+    def _note_lost(self, job: Job, times: int) -> None:
+        clients = ", ".join(job.reservations)
+        if times == _MOST_LOSSES:
+            raise ConfigError(
+                f"round {job.round}: the worker that trained {clients} was lost {times} times; it "
+                "may be out of memory: lower clients_at_once, max_tokens_per_batch or --workers"
+            )
+        self._note(
+            f"round {job.round}: the worker that trained {clients} was lost; they train again, and "
+            "pay again"
+        )
+
+    def _coin_seed(self, round_number: int, client_id: str) -> int | None:
         if self.privacy.enabled and not self.privacy.insecure_seeded_noise:
-            return Keystream.from_system()
-        seed = derive_seed(self.federation.seed, "coins", round_number, client_id)
-        return Keystream.insecure_from_seed(seed)
+            return None
+        return derive_seed(self.federation.seed, "coins", round_number, client_id)
 
     def _evaluate(self) -> dict[str, float]:
         started = time.monotonic()

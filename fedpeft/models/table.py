@@ -1,7 +1,7 @@
 """A table of rows that knows, for every row, where it stands in the user's file."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,11 @@ class Table:
         places = tuple(self.locate(i) for i in indices)
         columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
         return Table(self.location, columns, places)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Each row as column name -> value."""
+        for values in zip(*self.columns.values(), strict=True):
+            yield dict(zip(self.columns, values, strict=True))
 
     def column(self, name: str) -> list[Any]:
         """Values of one column, one for each row.

@@ -59,6 +59,8 @@ def build_report(
             target_epsilon=privacy.target_epsilon if privacy.enabled else None,
             delta=privacy.delta if privacy.enabled else None,
             l2_clip_norm=privacy.l2_clip_norm if privacy.enabled else None,
+            ledger=(privacy.ledger or simulation.folder.ledger.name) if privacy.enabled else None,
+            ledger_head=simulation.ledger_head,
         ),
         clients=_clients(assembly, simulation),
         rounds=simulation.records,
@@ -113,10 +115,11 @@ def _clients(assembly: Assembly, simulation: Simulation) -> list[ClientReport]:
             sampling_prob=client.sampling_prob,
             noise_multiplier=client.dp.noise_multiplier if client.dp else None,
             planned_steps=client.num_steps,
-            charged_steps=sum(e.num_steps for e in simulation.folder.journal.events(client_id))
+            charged_steps=simulation.statements[client_id].num_releases
             if private
             else took_part.count(client_id) * steps,
-            epsilon=simulation.spent_epsilon(client_id) if private else None,
+            epsilon=simulation.statements[client_id].epsilon if private else None,
+            budget_epsilon=simulation.statements[client_id].budget_epsilon if private else None,
             num_nonfinite_examples=simulation.num_nonfinite[client_id],
         )
         for client_id, client in simulation.plan.clients.items()

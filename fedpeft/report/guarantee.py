@@ -46,22 +46,29 @@ def banners(report: Report) -> list[Banner]:
                 "it. Never deploy this adapter.",
             )
         )
-    highest = max_epsilon(report)
-    target = privacy.target_epsilon
-    if highest is not None and target is not None and highest > target:
-        found.append(
-            Banner(
-                headline="BUDGET EXCEEDED: a client spent more than its budget",
-                detail=f"The largest ε is {text.epsilon(highest)}, the budget "
-                f"{text.budget(target)}. This should be impossible: please report it.",
+    for client in report.clients:
+        spent, budget = client.epsilon, client.budget_epsilon
+        if spent is not None and budget is not None and spent > budget:
+            found.append(
+                Banner(
+                    headline="BUDGET EXCEEDED: a client spent more than its budget",
+                    detail=f"{client.client_id} stands at ε = {text.epsilon(spent)}, its budget is "
+                    f"{text.budget(budget)}. This should be impossible: please report it.",
+                )
             )
-        )
+            break
     return found
 
 
 def max_epsilon(report: Report) -> float | None:
     """The largest ε that any client spent; None where no client has one."""
     return max((c.epsilon for c in report.clients if c.epsilon is not None), default=None)
+
+
+def budget_of_max(report: Report) -> float | None:
+    """The budget of the client whose ε is the largest; None where no client has one."""
+    spenders = [client for client in report.clients if client.epsilon is not None]
+    return max(spenders, key=lambda c: c.epsilon or 0.0).budget_epsilon if spenders else None
 
 
 def guarantee(report: Report) -> Guarantee:
@@ -150,8 +157,9 @@ def _limits(report: Report) -> list[tuple[str, str]]:
         ),
         *_simulation(private=True),
         (
-            "Other runs on the same data",
-            "ε is for this run. Earlier runs, and settings chosen by trying several, add to it.",
+            "What another ledger was charged for",
+            f"ε counts all that the ledger {text.printable(report.privacy.ledger or '', 80)} was "
+            "charged for on these rows. Runs that were charged elsewhere, or nowhere, add to it.",
         ),
         (
             "The base model",

@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from fedpeft.report import plots, text
-from fedpeft.report.guarantee import banners, guarantee, max_epsilon
+from fedpeft.report.guarantee import banners, budget_of_max, guarantee, max_epsilon
 from fedpeft.report.schema import ClientReport, Report, RoundReport
 
 _METRICS = ("accuracy", "token_accuracy", "perplexity", "loss")
@@ -167,7 +167,8 @@ def _privacy_tile(report: Report) -> Tile:
     if not privacy.enabled:
         return Tile(title="Privacy", value="none", detail="noise was off", alarming=True)
     spent = "unknown" if highest is None else text.epsilon(highest)
-    of = f" / {text.budget(privacy.target_epsilon)}" if privacy.target_epsilon is not None else ""
+    budget = budget_of_max(report)
+    of = f" / {text.budget(budget)}" if budget is not None else ""
     at = f" at δ = {text.delta(privacy.delta)}" if privacy.delta is not None else ""
     return Tile(
         title="Largest ε spent",

@@ -31,10 +31,21 @@ class PrivacyReport(_Section):
         default="poisson", description="Each row enters a batch independently of all others."
     )
     accountant: str = Field(default="PLD", description="Which accountant computed every epsilon.")
-    target_epsilon: float | None = Field(default=None, description="Budget of each client.")
+    target_epsilon: float | None = Field(
+        default=None, description="What the plan lets each client spend in this run."
+    )
     delta: float | None = Field(default=None, description="The delta of every epsilon here.")
     l2_clip_norm: float | None = Field(
         default=None, description="Largest L2 norm of one example's gradient, all layers together."
+    )
+    ledger: str | None = Field(
+        default=None,
+        description="The ledger that was charged; a plain name is in the run's folder.",
+    )
+    ledger_head: str | None = Field(
+        default=None,
+        description="Entries and last hash of the ledger after the run, for `fedpeft budget verify "
+        "--expect`.",
     )
 
 
@@ -51,7 +62,13 @@ class ClientReport(_Section):
     noise_multiplier: float | None = Field(description="Noise stddev / clip norm; null if off.")
     planned_steps: int = Field(description="Local steps that the plan gave this client.")
     charged_steps: int = Field(description="Local steps charged, whether or not they arrived.")
-    epsilon: float | None = Field(description="Spent, at the report's delta; null if off.")
+    epsilon: float | None = Field(
+        description="Spent on the client's rows, at the report's delta, in all runs that the "
+        "ledger knows; null if off."
+    )
+    budget_epsilon: float | None = Field(
+        description="What the ledger allows on these rows in all; null if off."
+    )
     num_nonfinite_examples: int = Field(description="Per-example gradients counted as zero.")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -88,8 +89,7 @@ def test_interrupt_stops_where_the_run_can_go_on(config: Path, tmp_path: Path) -
     seeded = "--insecure-seeded-noise"
     expected = json.loads(finish("simulate", config, "-o", whole, seeded, "--json", log=log))
     process = start("simulate", config, "-o", stopped, seeded, "--quiet", log=log)
-    journal = stopped / "journal.jsonl"
-    while not (journal.exists() and journal.read_text().strip()):
+    while not reserved(stopped / "ledger.db"):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
             pytest.fail(f"the run ended before its first client: {log.read_text()}")
@@ -102,6 +102,18 @@ def test_interrupt_stops_where_the_run_can_go_on(config: Path, tmp_path: Path) -
     assert resumed["adapter"]["digest"] == expected["adapter"]["digest"]
     assert resumed["evaluation"] == expected["evaluation"]
     assert [c["epsilon"] for c in resumed["clients"]] == [c["epsilon"] for c in expected["clients"]]
+
+
+def reserved(ledger: Path) -> bool:
+    """Whether anything was charged yet; without opening what is just being made."""
+    if not ledger.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as opened:
+        try:
+            query = "select count(*) from ledger_entries where kind = 'reserved'"
+            return bool(opened.execute(query).fetchone()[0])
+        except sqlite3.OperationalError:
+            return False
 
 
 def test_privacy_off_is_said_everywhere(config: Path, tmp_path: Path) -> None:
@@ -145,9 +157,9 @@ def test_secure_runs_do_not_repeat(config: Path, tmp_path: Path) -> None:
 def test_an_adapter_that_never_changed_fails_the_run(config: Path, tmp_path: Path) -> None:
     """Exit code 3, and no report that looks like a success."""
     code = (
-        "from fedpeft.federated import simulation; import fedpeft.cli.main as main;"
+        "from fedpeft.federated import trainer; import fedpeft.cli.main as main;"
         "from fedpeft.federated.local_training import LocalResult;"
-        "simulation.train_locally = lambda model, clients, *a, **k: [LocalResult(num_nonfinite=0,"
+        "trainer.train_locally = lambda model, clients, *a, **k: [LocalResult(num_nonfinite=0,"
         " tensors={n: p.clone() for n, p in model.task_model.named_parameters()"
         " if p.requires_grad}) for _ in clients];"
         "main.run()"

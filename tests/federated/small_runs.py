@@ -11,6 +11,9 @@ from fedpeft.config import RunConfig
 from fedpeft.federated.assembly import Assembly, assemble
 from fedpeft.federated.run_folder import RunFolder
 from fedpeft.federated.simulation import Simulation
+from fedpeft.federated.trainer import LocalTrainer
+from fedpeft.ledger import Ledger
+from fedpeft.ledger.events import PrivacyEvent
 from fedpeft.types import tensor_digest
 from tests.tiny_models import write_rows
 
@@ -70,9 +73,18 @@ class SmallRun:
         else:
             folder = RunFolder.create(self.folder, {})
         assembly = self.assemble()
+        trainer = LocalTrainer(
+            assembly.model,
+            assembly.datasets,
+            assembly.plan.clients,
+            self.config.federation,
+            max_tokens=self.config.model.max_tokens_per_batch,
+        )
         return Simulation(
+            run_id="1",
             model=assembly.model,
-            datasets=assembly.datasets,
+            trainer=trainer,
+            rows=assembly.rows,
             test=assembly.test,
             plan=assembly.plan,
             federation=self.config.federation,
@@ -139,8 +151,20 @@ def outcome(simulation: Simulation) -> dict[str, Any]:
         "records": [record.model_dump(exclude={"seconds"}) for record in simulation.records],
         "num_nonfinite": simulation.num_nonfinite,
         "notes": simulation.notes,
-        "events": {c: simulation.folder.journal.events(c) for c in simulation.plan.clients},
+        "statements": simulation.statements,
+        "events": charged(simulation.folder.ledger),
     }
+
+
+def charged(ledger: Path) -> dict[str, list[PrivacyEvent]]:
+    """Client id → what its rows were charged for, oldest first; empty where there is no ledger."""
+    if not ledger.exists():
+        return {}
+    with Ledger.open(ledger, read_only=True) as opened:
+        return {
+            balance.owner: [r.event for r in opened.reservations(balance.fingerprint)]
+            for balance in opened.balances()
+        }
 
 
 def stop_after(num_clients: int) -> Callable[[], bool]:

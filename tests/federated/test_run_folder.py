@@ -9,16 +9,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedpeft.dp.accounting import DpSgdEvent
-from fedpeft.errors import AdapterError, ConfigError, DataError, PrivacyError
+from fedpeft.errors import AdapterError, ConfigError, DataError
 from fedpeft.federated.local_training import LocalResult
 from fedpeft.federated.records import RoundReport
-from fedpeft.federated.run_folder import Progress, RunFolder, check_unused
+from fedpeft.federated.run_folder import Progress, RunFolder, Update, check_unused
 from fedpeft.types import tensor_digest
 from tests.tiny_models import equal_tensors
 
 RUN = {"config": {"name": "größe"}, "base_digest": "1", "data_digest": "2"}
-EVENT = DpSgdEvent(noise_multiplier=1.25, sampling_prob=0.1, num_steps=3)
 
 
 def state(seed: int) -> dict[str, Tensor]:
@@ -53,6 +51,11 @@ def progress(round_number: int, tensors: dict[str, Tensor], loss: float = 0.1 + 
     )
 
 
+def update(seed: int, *, num_nonfinite: int = 0, reservation: str | None = "r1") -> Update:
+    result = LocalResult(tensors=state(seed), num_nonfinite=num_nonfinite)
+    return Update(result=result, reservation=reservation)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "runs" / "first", RUN)
@@ -62,8 +65,6 @@ def test_a_new_run_can_be_reopened(folder: RunFolder) -> None:
     again, run = RunFolder.reopen(folder.path)
     assert run == RUN
     assert again.load_round() is None
-    with again.exclusively():
-        assert again.journal.events("a") == []
 
 
 @pytest.mark.parametrize("loss", [0.1 + 0.2, math.nan, math.inf])
@@ -82,17 +83,15 @@ def test_a_finished_round_comes_back_exactly(folder: RunFolder, loss: float) -> 
 def test_an_update_of_the_open_round_comes_back_exactly(folder: RunFolder) -> None:
     folder.save_round(progress(0, state(0)), state(0))
     assert folder.load_updates(1, ["a"]) is None
-    results = {
-        "a": LocalResult(tensors=state(5), num_nonfinite=7),
-        "a.b": LocalResult(tensors=state(6), num_nonfinite=0),
-    }
-    folder.save_updates(1, ["a", "a.b", "sat-out"], results)
+    updates = {"a": update(5, num_nonfinite=7), "a.b": update(6, reservation=None)}
+    folder.save_updates(1, ["a", "a.b", "sat-out"], updates)
     found = RunFolder.reopen(folder.path)[0].load_updates(1, ["a", "a.b", "sat-out"])
     assert found is not None
-    assert found.keys() == results.keys()
-    for client_id, result in results.items():
-        assert equal_tensors(found[client_id].tensors, result.tensors)
-        assert found[client_id].num_nonfinite == result.num_nonfinite
+    assert found.keys() == updates.keys()
+    for client_id, made in updates.items():
+        assert equal_tensors(found[client_id].result.tensors, made.result.tensors)
+        assert found[client_id].result.num_nonfinite == made.result.num_nonfinite
+        assert found[client_id].reservation == made.reservation
     assert folder.load_updates(1, ["a", "a.b"]) is None, "another group"
     assert folder.load_updates(2, ["a", "a.b", "sat-out"]) is None, "another round"
     folder.save_updates(1, ["nobody-paid"], {})
@@ -105,7 +104,7 @@ def test_a_crash_between_state_and_progress_keeps_the_round_before(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.save_round(progress(0, state(0)), state(0))
-    folder.save_updates(1, ["a"], {"a": LocalResult(tensors=state(5), num_nonfinite=0)})
+    folder.save_updates(1, ["a"], {"a": update(5)})
 
     def crash(path: Path, text: str) -> None:
         raise KeyboardInterrupt
@@ -164,14 +163,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         RunFolder.reopen(tmp_path)
 
 
-def test_a_damaged_journal_stops_the_run(folder: RunFolder) -> None:
-    (folder.path / "journal.jsonl").write_text("{}\n{}\n", encoding="utf-8")
-    with pytest.raises(PrivacyError, match="is no privacy event"), folder.exclusively():
-        pytest.fail("the run went on")
-
-
 def test_a_truncated_update_is_refused(folder: RunFolder) -> None:
-    folder.save_updates(1, ["a"], {"a": LocalResult(tensors=state(5), num_nonfinite=7)})
+    folder.save_updates(1, ["a"], {"a": update(5)})
     [file] = (folder.path / "checkpoint" / "round-0001").iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(AdapterError, match="may be truncated"):
@@ -212,21 +205,15 @@ except ConfigError as error:
 
 
 def test_two_processes_never_work_on_one_run(folder: RunFolder) -> None:
-    """Each would know only its own reservations, and both together exceed the budget."""
+    """Each would pay for every round, and overwrite the other's."""
 
     def other() -> str:
         command = [sys.executable, "-c", OTHER_PROCESS, str(folder.path)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     with folder.exclusively():
-        folder.journal.reserve("a", 1, EVENT)
-        before = (folder.path / "journal.jsonl").read_bytes()
         assert "another process is at work" in other()
-        assert (folder.path / "journal.jsonl").read_bytes() == before
-        folder.journal.reserve("a", 2, EVENT)
     assert other().strip() == "took it"
-    with folder.exclusively():
-        assert folder.journal.events("a") == [EVENT, EVENT]
 
 
 def test_run_json_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import torch
 
 from fedpeft.dp.accounting import epsilon
 from fedpeft.errors import VerificationError
-from fedpeft.federated import simulation as module
-from fedpeft.federated.journal import Journal
+from fedpeft.federated import trainer as module
+from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.local_training import LocalClient, LocalResult
 from fedpeft.federated.simulation import Simulation, Stopped
 from fedpeft.types import tensor_digest
@@ -21,6 +21,7 @@ from tests.federated.small_runs import (
     Crash,
     SmallRun,
     Watcher,
+    charged,
     outcome,
     run_config,
     stop_after,
@@ -57,9 +58,9 @@ def test_a_run_stopped_after_every_client_ends_the_same(
     run = small_run(tiny_bert, tmp_path, privacy=privacy)
     stops = 0
     while True:
-        # Each session passes the clients that are done already, and trains one more.
+        # Each session takes up what is durable, and trains one more.
         try:
-            found = run.finished(stop_requested=stop_after(1 + stops % 3))
+            found = run.finished(stop_requested=stop_after(1))
         except Stopped:
             stops += 1
             continue
@@ -138,23 +139,22 @@ def test_a_crash_in_a_client_stays_charged_and_the_client_sits_out_at_last(
     undisturbed = small_run(tiny_bert, tmp_path, "whole", privacy=SEEDED).finished()
     run = small_run(tiny_bert, tmp_path, privacy=SEEDED)
     crash_in(run, "client-01", 1)
-    journal = Journal(run.folder / "journal.jsonl")
-    assert len(journal.events("client-01")) == 1, "the reservation was lost"
+    assert len(charged(run.folder / "ledger.db")["client-01"]) == 1, "the reservation was lost"
     found = run.finished()
 
     once, twice = (undisturbed.records[i].epsilon["client-01"] for i in (0, 1))
     assert found.records[0].epsilon["client-01"] == pytest.approx(twice)
     assert twice > once
     for client_id in found.plan.clients:
-        assert found.spent_epsilon(client_id) >= undisturbed.spent_epsilon(client_id)
-        assert found.spent_epsilon(client_id) <= 4.0
+        assert found.statements[client_id].epsilon >= undisturbed.statements[client_id].epsilon
+        assert found.statements[client_id].epsilon <= 4.0
     # Its two rounds are spent: the interrupted attempt and the repeated one.
     assert found.records[0].cohort == ["client-00", "client-01", "client-02"]
     assert found.records[1].cohort == ["client-00", "client-02"]
-    assert len(found.folder.journal.events("client-01")) == 2
+    assert len(charged(found.folder.ledger)["client-01"]) == 2
     [note] = found.notes
-    assert note.startswith("round 2: client-01 sits out: its 2 rounds cost epsilon 3.9")
-    assert note.endswith("one more would exceed its budget of 4")
+    assert note.startswith("round 2: client-01 sits out: epsilon 3.9")
+    assert note.endswith("one more round would exceed its budget of 4")
     assert found.records[1].uplink_bytes == undisturbed.records[1].uplink_bytes * 2 // 3
 
 
@@ -197,8 +197,8 @@ def test_a_client_that_crashes_again_and_again_never_exceeds_its_budget(
     for _ in range(2):
         crash_in(run, "client-01", 1)
     found = run.finished()
-    assert len(found.folder.journal.events("client-01")) == 2
-    assert found.spent_epsilon("client-01") <= 4.0
+    assert len(charged(found.folder.ledger)["client-01"]) == 2
+    assert found.statements["client-01"].epsilon <= 4.0
     assert all("client-01" not in record.cohort for record in found.records)
     assert len(found.notes) == 2
 
@@ -230,7 +230,7 @@ def test_the_event_is_on_disk_before_the_first_gradient(
 
     def spy(model: object, clients: list[LocalClient], *args: object, **kwargs: object) -> object:
         for client in clients:
-            events = Journal(run.folder / "journal.jsonl").events(client.plan.client_id)
+            events = charged(run.folder / "ledger.db")[client.plan.client_id]
             assert events[-1] == client.plan.dp.event(2)
             seen.append(len(events))
         return train(model, clients, *args, **kwargs)
@@ -248,9 +248,9 @@ def test_a_run_spends_what_it_planned(tiny_bert: Path, tmp_path: Path) -> None:
     found = small_run(tiny_bert, tmp_path, privacy=SEEDED).finished(watcher=watcher)
     for client_id, client in found.plan.clients.items():
         assert client.dp is not None
-        assert found.folder.journal.events(client_id) == [client.dp.event(2)] * 2
-        assert found.records[-1].epsilon[client_id] == found.spent_epsilon(client_id)
-        assert 0.97 * 4 < found.spent_epsilon(client_id) <= 4
+        assert charged(found.folder.ledger)[client_id] == [client.dp.event(2)] * 2
+        assert found.records[-1].epsilon[client_id] == found.statements[client_id].epsilon
+        assert 0.97 * 4 < found.statements[client_id].epsilon <= 4
     [started] = [kwargs for name, _, kwargs in watcher.events if name == "run_started"]
     assert started["private"] is True
     assert started["target_epsilon"] == 4.0
@@ -274,17 +274,18 @@ def test_each_client_of_a_partial_cohort_pays_for_its_own_rounds(
     assert sum(rounds.values()) == 4
     assert len(set(rounds.values())) > 1, "choose another seed"
     for client_id, client in found.plan.clients.items():
-        events = found.folder.journal.events(client_id)
+        events = charged(found.folder.ledger)[client_id]
         assert client.dp is not None
         assert events == [client.dp.event(2)] * rounds[client_id]
-        assert found.spent_epsilon(client_id) == epsilon(events, 0.02)
-        assert found.spent_epsilon(client_id) <= 4.0
-        assert (found.spent_epsilon(client_id) == 0) == (rounds[client_id] == 0)
+        assert found.statements[client_id].epsilon == epsilon(events, 0.02)
+        assert found.statements[client_id].epsilon <= 4.0
+        assert (found.statements[client_id].epsilon == 0) == (rounds[client_id] == 0)
 
 
 def test_a_plain_run_reserves_nothing(tiny_bert: Path, tmp_path: Path) -> None:
     found = small_run(tiny_bert, tmp_path).finished()
-    assert (found.folder.path / "journal.jsonl").read_text() == ""
+    assert not found.folder.ledger.exists()
+    assert found.statements == {}
     assert all(record.epsilon == {} for record in found.records)
 
 
@@ -347,7 +348,7 @@ def test_the_aggregate_uses_the_weights_of_the_plan(
 ) -> None:
     """In the order of the cohort, of clients of unequal size."""
     given: list[list[float]] = []
-    ffa = module.AGGREGATORS["ffa-lora"]
+    ffa = AGGREGATORS["ffa-lora"]
 
     class Spy:
         trained_factors = ffa.trained_factors
@@ -356,7 +357,7 @@ def test_the_aggregate_uses_the_weights_of_the_plan(
             given.append(weights)
             return ffa.aggregate(tensors, updates, weights)
 
-    monkeypatch.setitem(module.AGGREGATORS, "ffa-lora", Spy())
+    monkeypatch.setitem(AGGREGATORS, "ffa-lora", Spy())
     found = small_run(
         tiny_bert, tmp_path, num_rows=7, clients_per_round=2, num_rounds=4, aggregator="ffa-lora"
     ).finished()
@@ -404,7 +405,7 @@ def test_a_client_that_diverged_is_left_out_and_named(
     assert [record.cohort for record in found.records] == [["client-00", "client-02"]] * 2
     assert len(found.notes) == 2
     assert "round 1: the update of client-01 holds NaN" in found.notes[0]
-    assert len(found.folder.journal.events("client-01")) == 2
+    assert len(charged(found.folder.ledger)["client-01"]) == 2
     assert all(torch.isfinite(tensor).all() for tensor in found.tensors.values())
 
 

@@ -77,6 +77,7 @@ def make_report(
             planned_steps=steps[c] * sum(c in cohort for cohort in cohorts),
             charged_steps=steps[c] * sum(c in cohort for cohort in cohorts),
             epsilon=spent[c] if private else None,
+            budget_epsilon=target_epsilon if private else None,
             num_nonfinite_examples=0,
         )
         for c in ids

@@ -126,8 +126,8 @@ def test_banners_when_they_should(changes: dict[str, bool], expected: list[str])
 
 def test_banner_over_budget() -> None:
     report = make_report(num_rounds=2)
-    privacy = report.privacy.model_copy(update={"target_epsilon": 1.0})
-    page = render_html(report.model_copy(update={"privacy": privacy}))
+    clients = [client.model_copy(update={"budget_epsilon": 1.0}) for client in report.clients]
+    page = render_html(report.model_copy(update={"clients": clients}))
     assert "BUDGET EXCEEDED" in page
 
 
