@@ -2,7 +2,9 @@
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from fedpeft.federated.export import compare_metrics, export_adapter, reload_and
 from fedpeft.federated.observer import Observer
 from fedpeft.federated.run_folder import RunFolder, check_unused
 from fedpeft.federated.simulation import Simulation
-from fedpeft.federated.trainer import LocalTrainer
+from fedpeft.federated.trainer import LocalTrainer, Trainer
 from fedpeft.report.build import build_report
 from fedpeft.report.schema import Report
 from fedpeft.report.write import write_report
+from fedpeft.workers import RayTrainer, WorkersConfig, started_ray
 
 ADAPTER_FOLDER = "adapter"
 
@@ -27,11 +30,19 @@ def simulate(
     output: Path,
     observer: Observer,
     *,
+    workers: WorkersConfig | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Starts a new run in `output`, a new or empty folder, and takes it to its report.
 
     Everything that can be wrong with the input is found before the folder is made.
+
+    Args:
+        config: The run.
+        output: Its folder.
+        observer: What watches.
+        workers: Who trains; None: this process. The results are the same.
+        stop_requested: Asked between groups of clients.
 
     Raises:
         InputError: If anything in the input cannot be used; nothing was written.
@@ -44,18 +55,23 @@ def simulate(
     seconds = time.monotonic() - started
     run_id = secrets.token_hex(8)
     _check_budgets(config, assembly, run_id)
-    run = {
+    about = {
         "run_id": run_id,
         "config": config.model_dump(mode="json"),
         "base_digest": assembly.base_digest,
         "data_digest": assembly.data_digest,
     }
-    folder = RunFolder.create(output, run)
-    return _finish(config, assembly, folder, run_id, observer, stop_requested, started, seconds)
+    folder = RunFolder.create(output, about)
+    run = _Run(config=config, assembly=assembly, folder=folder, run_id=run_id)
+    return _finish(run, observer, workers, stop_requested, started, seconds)
 
 
 def resume(
-    output: Path, observer: Observer, *, stop_requested: Callable[[], bool] = lambda: False
+    output: Path,
+    observer: Observer,
+    *,
+    workers: WorkersConfig | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Goes on with the run in `output`, in the open round, on the same base model and data.
 
@@ -73,8 +89,16 @@ def resume(
                 f"the run in {output} cannot go on: its {name} is not what it started with "
                 f"(expected digest {run.get(f'{name}_digest')}, got {found})"
             )
-    run_id = str(run["run_id"])
-    return _finish(config, assembly, folder, run_id, observer, stop_requested, started, seconds)
+    reopened = _Run(config=config, assembly=assembly, folder=folder, run_id=run["run_id"])
+    return _finish(reopened, observer, workers, stop_requested, started, seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    config: RunConfig
+    assembly: Assembly
+    folder: RunFolder
+    run_id: str
 
 
 def _check_budgets(config: RunConfig, assembly: Assembly, run_id: str) -> None:
@@ -102,39 +126,49 @@ def _stored_config(run: Mapping[str, Any], output: Path) -> RunConfig:
     return validate_config(content, str(output / "run.json"))
 
 
+@contextmanager
+def _trainer(
+    config: RunConfig, assembly: Assembly, workers: WorkersConfig | None
+) -> Iterator[Trainer]:
+    if workers is not None:
+        with started_ray(workers):
+            yield RayTrainer(config, assembly, workers)
+    else:
+        yield LocalTrainer(
+            assembly.model,
+            assembly.datasets,
+            assembly.plan.clients,
+            config.federation,
+            max_tokens=config.model.max_tokens_per_batch,
+        )
+
+
 def _finish(
-    config: RunConfig,
-    assembly: Assembly,
-    folder: RunFolder,
-    run_id: str,
+    run: _Run,
     observer: Observer,
+    workers: WorkersConfig | None,
     stop_requested: Callable[[], bool],
     started: float,
     assembly_seconds: float,
 ) -> Report:
-    trainer = LocalTrainer(
-        assembly.model,
-        assembly.datasets,
-        assembly.plan.clients,
-        config.federation,
-        max_tokens=config.model.max_tokens_per_batch,
-    )
-    simulation = Simulation(
-        run_id=run_id,
-        model=assembly.model,
-        trainer=trainer,
-        rows=assembly.rows,
-        test=assembly.test,
-        plan=assembly.plan,
-        federation=config.federation,
-        privacy=config.privacy,
-        task=config.model.task,
-        max_tokens=config.model.max_tokens_per_batch,
-        folder=folder,
-        observer=observer,
-        stop_requested=stop_requested,
-    )
-    simulation.run()
+    config, assembly, folder = run.config, run.assembly, run.folder
+    with _trainer(config, assembly, workers) as trainer:
+        simulation = Simulation(
+            run_id=run.run_id,
+            model=assembly.model,
+            trainer=trainer,
+            rows=assembly.rows,
+            test=assembly.test,
+            plan=assembly.plan,
+            federation=config.federation,
+            privacy=config.privacy,
+            task=config.model.task,
+            max_tokens=config.model.max_tokens_per_batch,
+            folder=folder,
+            observer=observer,
+            stop_requested=stop_requested,
+        )
+        simulation.run()
     adapter = folder.path / ADAPTER_FOLDER
     export_adapter(adapter, assembly.model, simulation.tensors, config.model, assembly.labels)
     observer.note("loading the exported adapter with peft in another process")

@@ -32,7 +32,16 @@ def simulate(
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. Default: all cores.")
+        int | None,
+        typer.Option(min=1, help="CPU threads. Default: all cores; with workers, one of each."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ray actors that share the clients; same results."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="A running Ray cluster for the workers."),
     ] = None,
     insecure_seeded_noise: Annotated[
         bool,
@@ -69,7 +78,15 @@ def simulate(
     from fedpeft import simulate as runs
     from fedpeft.cli.progress import SilentProgress, SimulationProgress, summary
     from fedpeft.federated.simulation import Stopped
+    from fedpeft.workers import WorkersConfig
 
+    if ray is not None and workers is None:
+        raise ConfigError("--ray names a cluster; say with --workers how many actors to start")
+    actors = (
+        WorkersConfig(num_workers=workers, num_threads=threads or 1, address=ray)
+        if workers
+        else None
+    )
     if threads is not None:
         import torch
 
@@ -78,9 +95,13 @@ def simulate(
     try:
         with _stop_on_interrupt() as stop_requested, progress as observer:
             if resume is not None:
-                report = runs.resume(folder, observer, stop_requested=stop_requested)
+                report = runs.resume(
+                    folder, observer, workers=actors, stop_requested=stop_requested
+                )
             else:
-                report = runs.simulate(run_config, folder, observer, stop_requested=stop_requested)
+                report = runs.simulate(
+                    run_config, folder, observer, workers=actors, stop_requested=stop_requested
+                )
     except (Stopped, KeyboardInterrupt):
         typer.echo(f"stopped; go on with: fedpeft simulate --resume {folder}", err=True)
         raise typer.Exit(_STOPPED) from None

@@ -129,13 +129,8 @@ def assemble(
     base = load_base_model(model_config)
     _check_rows((train, test), base, model_config)
     base_digest = tensor_digest(base.state_dict())
-    model = AdaptedModel(
-        base,
-        model_config,
-        adapter,
-        num_classes=len(rows.labels.names) if rows.labels else 0,
-        seed=derive_seed(federation.seed, "adapter"),
-    )
+    num_classes = len(rows.labels.names) if rows.labels else 0
+    model = adapted_model(base, model_config, adapter, federation, num_classes=num_classes)
     columns = needed_columns(model_config, data)
     own = {client: _read_columns(rows.train.take(r), columns) for client, r in rows.parts.items()}
     datasets = {client: train.take(indices) for client, indices in rows.parts.items()}
@@ -152,6 +147,27 @@ def assemble(
         base_digest=base_digest,
         data_digest=_data_digest(datasets, test),
     )
+
+
+def adapted_model(
+    base: nn.Module,
+    model_config: ModelConfig,
+    adapter: AdapterConfig,
+    federation: FederationConfig,
+    *,
+    num_classes: int,
+) -> AdaptedModel:
+    """Puts the run's adapter into the base model, the same in every process.
+
+    Args:
+        base: The base model; it is changed.
+        model_config: The run's model section.
+        adapter: The run's adapter section.
+        federation: The run's federation section.
+        num_classes: 0 for causal LM.
+    """
+    seed = derive_seed(federation.seed, "adapter")
+    return AdaptedModel(base, model_config, adapter, num_classes=num_classes, seed=seed)
 
 
 def encode(

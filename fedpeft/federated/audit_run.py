@@ -41,8 +41,9 @@ from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.local_training import LocalResult
 from fedpeft.federated.observer import Observer
 from fedpeft.federated.plan import ClientPlan, RunPlan, plan_run
-from fedpeft.federated.run_folder import RunFolder
+from fedpeft.federated.run_folder import RunFolder, Update
 from fedpeft.federated.simulation import Simulation
+from fedpeft.federated.trainer import LocalTrainer
 from fedpeft.models.base_model import load_tokenizer
 from fedpeft.models.data_config import DataConfig
 from fedpeft.models.dataset import Dataset
@@ -252,11 +253,11 @@ class _KeepingFolder(RunFolder):
     listener: Callable[[str, LocalResult], None]
 
     def save_updates(
-        self, round_number: int, group: Sequence[str], results: Mapping[str, LocalResult]
+        self, round_number: int, group: Sequence[str], updates: Mapping[str, Update]
     ) -> None:
-        super().save_updates(round_number, group, results)
-        for client_id, result in results.items():
-            self.listener(client_id, result)
+        super().save_updates(round_number, group, updates)
+        for client_id, update in updates.items():
+            self.listener(client_id, update.result)
 
 
 class _Watcher(Observer):
@@ -306,14 +307,24 @@ def _train(
 ) -> _Run:
     # Evaluation between rounds changes nothing but the time that it takes.
     federation = federation.model_copy(update={"evaluate_every": federation.num_rounds})
+    # Its updates are seen by the audit alone: they are charged to a ledger that goes with them.
+    privacy = privacy.model_copy(update={"ledger": None})
     plan = plan_run({c: len(rows) for c, rows in datasets.items()}, federation, privacy)
     folder = _KeepingFolder.create(Path(scratch, "run"), {})
     assert isinstance(folder, _KeepingFolder)
     at_once = federation.clients_at_once
-    groups = [math.ceil(len(cohort) / (at_once or len(cohort))) for cohort in plan.cohorts]
+    groups = [math.ceil(len(cohort) / at_once) for cohort in plan.cohorts]
     simulation = Simulation(
+        run_id="audit",
         model=assembly.model,
-        datasets=datasets,
+        trainer=LocalTrainer(
+            assembly.model,
+            datasets,
+            plan.clients,
+            federation,
+            max_tokens=model.max_tokens_per_batch,
+        ),
+        rows=assembly.rows,
         test=assembly.test,
         plan=plan,
         federation=federation,
@@ -337,7 +348,7 @@ def _train(
         exchanges=exchanges,
         initial=initial,
         final=simulation.tensors,
-        spent=simulation.spent_epsilon(client_id) if privacy.enabled else None,
+        spent=simulation.statements[client_id].epsilon if privacy.enabled else None,
         notes=simulation.notes,
     )
 

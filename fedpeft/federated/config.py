@@ -24,11 +24,11 @@ class FederationConfig(BaseModel):
         "client's noise fits the number of rounds that it really takes part in. Default: all.",
     )
     local_steps: int = Field(default=5, ge=1, description="Local steps of each client per round.")
-    clients_at_once: int | None = Field(
-        default=None,
+    clients_at_once: int = Field(
+        default=8,
         ge=1,
         description="Clients that a simulation trains in one forward and backward pass. Memory and "
-        "speed only. A run can be stopped between such groups. Default: the whole cohort.",
+        "speed only. A run can be stopped between such groups, and workers share them out.",
     )
     expected_batch_size: float | None = Field(
         default=None,

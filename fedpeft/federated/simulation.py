@@ -191,7 +191,7 @@ class Simulation:
         Reserve, train, make durable, commit: a crash between any two of them loses no charge, and
         an update that is durable is never made again.
         """
-        size = self.federation.clients_at_once or len(cohort)
+        size = self.federation.clients_at_once
         groups = [cohort[start : start + size] for start in range(0, len(cohort), size)]
         done: dict[str, Update] = {}
         waiting: deque[tuple[str, ...]] = deque()

@@ -92,14 +92,7 @@ class LocalTrainer:
     ) -> dict[str, LocalResult]:
         """Trains one job."""
         self._model.load(tensors)
-        clients = [
-            LocalClient(
-                plan=self._plans[client_id],
-                dataset=self._datasets[client_id],
-                keystream=_keystream(job.coin_seeds[client_id]),
-            )
-            for client_id in job.reservations
-        ]
+        clients = [self.local_client(c, job.coin_seeds[c]) for c in job.reservations]
         results = train_locally(
             self._model,
             clients,
@@ -109,6 +102,12 @@ class LocalTrainer:
         )
         return dict(zip(job.reservations, results, strict=True))
 
-
-def _keystream(seed: int | None) -> Keystream:
-    return Keystream.from_system() if seed is None else Keystream.insecure_from_seed(seed)
+    def local_client(self, client_id: str, coin_seed: int | None) -> LocalClient:
+        """Returns the client with the source of its coins; None: the operating system."""
+        return LocalClient(
+            plan=self._plans[client_id],
+            dataset=self._datasets[client_id],
+            keystream=Keystream.from_system()
+            if coin_seed is None
+            else Keystream.insecure_from_seed(coin_seed),
+        )

@@ -1,9 +1,10 @@
 """Runs for the tests to kill, each in a process forked from one that has imported everything.
 
 `python -m tests.federated.kill_worker CONFIG RELEASED ORDER` reads a run's folder a line, forks a
-child that starts or resumes the run in it, and prints the child's number, and then `done` or `dead`.
-The child appends a line for each client to RELEASED whenever a noised gradient of it exists, and so
-could have left. ORDER `late` plants a bug: the ledger is charged only when a release is committed.
+child that starts or resumes the run in it, and prints the child's number, and then `done` or
+`dead`. The child appends a line for each client to RELEASED whenever a noised gradient of it
+exists, and so could have left. ORDER `late` plants a bug: the ledger is charged only when a
+release is committed.
 """
 
 import os

@@ -15,6 +15,7 @@ from fedpeft.federated.trainer import LocalTrainer
 from fedpeft.ledger import Ledger
 from fedpeft.ledger.events import PrivacyEvent
 from fedpeft.types import tensor_digest
+from fedpeft.workers import RayTrainer, WorkersConfig
 from tests.tiny_models import write_rows
 
 SEEDED = {"target_epsilon": 4.0, "delta": 0.02, "insecure_seeded_noise": True}
@@ -65,6 +66,7 @@ class SmallRun:
         self,
         *,
         watcher: Watcher | None = None,
+        workers: WorkersConfig | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> Simulation:
         """A new simulation with a new model: the first makes the folder, others resume in it."""
@@ -73,15 +75,19 @@ class SmallRun:
         else:
             folder = RunFolder.create(self.folder, {})
         assembly = self.assemble()
-        trainer = LocalTrainer(
-            assembly.model,
-            assembly.datasets,
-            assembly.plan.clients,
-            self.config.federation,
-            max_tokens=self.config.model.max_tokens_per_batch,
+        trainer = (
+            RayTrainer(self.config, assembly, workers)
+            if workers
+            else LocalTrainer(
+                assembly.model,
+                assembly.datasets,
+                assembly.plan.clients,
+                self.config.federation,
+                max_tokens=self.config.model.max_tokens_per_batch,
+            )
         )
         return Simulation(
-            run_id="1",
+            run_id=self.folder.name,
             model=assembly.model,
             trainer=trainer,
             rows=assembly.rows,

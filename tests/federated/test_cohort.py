@@ -75,7 +75,9 @@ def test_clients_do_not_share_coins_or_parameters(tiny_bert: Path, tmp_path: Pat
     simulation = run.simulation()
     results = []
     for partner in ("client-01", "client-02"):
-        cohort = [simulation._local_client(1, name) for name in ("client-00", partner)]
+        cohort = [
+            simulation.trainer.local_client(c, i) for i, c in enumerate(("client-00", partner))
+        ]
         results.append(train_locally(model, cohort, federation, max_tokens=64))
     for name, tensor in results[0][0].tensors.items():
         torch.testing.assert_close(results[1][0].tensors[name], tensor, rtol=1e-5, atol=1e-5)
@@ -98,8 +100,8 @@ def test_private_and_plain_clients_do_not_mix(tiny_bert: Path, tmp_path: Path) -
     private = finished(tiny_bert, tmp_path / "a", 3, privacy=SEEDED).simulation()
     plain = finished(tiny_bert, tmp_path / "b", 3, privacy=OFF).simulation()
     cohort: list[LocalClient] = [
-        private._local_client(1, "client-00"),
-        plain._local_client(1, "client-01"),
+        private.trainer.local_client("client-00", 1),
+        plain.trainer.local_client("client-01", 1),
     ]
     private.model.set_trainable(("lora_b",))
     with pytest.raises(PrivacyError, match="cannot train in one cohort"):

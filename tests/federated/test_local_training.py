@@ -65,6 +65,6 @@ def test_an_empty_sample_is_a_step_without_gradient(tiny_bert: Path, tmp_path: P
     simulation = run.simulation()
     simulation.model.set_trainable(["lora_b"])
     start = simulation.model.tensors()
-    client = simulation._local_client(1, "client-00")
+    client = simulation.trainer.local_client("client-00", 1)
     [result] = train_locally(simulation.model, [client], run.config.federation, max_tokens=40)
     assert all(torch.equal(tensor, start[name]) for name, tensor in result.tensors.items())

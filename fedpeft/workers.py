@@ -1,0 +1,233 @@
+"""Cohorts trained by Ray actors: on this machine's cores, or on a cluster's.
+
+Every actor loads the base model itself. On a CPU its weights stay in the safetensors file that is
+mapped into memory, so that all actors of a machine share one copy. What they train and how it is
+cut into jobs does not depend on their number, so neither do the results; see `federated.trainer`.
+"""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from fedpeft.config import RunConfig
+from fedpeft.errors import ConfigError, ModelError
+from fedpeft.federated.adapted_model import AdaptedModel
+from fedpeft.federated.aggregators import AGGREGATORS
+from fedpeft.federated.assembly import Assembly, adapted_model
+from fedpeft.federated.local_training import LocalResult
+from fedpeft.federated.observer import Observer
+from fedpeft.federated.plan import ClientPlan
+from fedpeft.federated.trainer import Job, LocalTrainer
+from fedpeft.models.base_model import load_base_model
+from fedpeft.models.dataset import Dataset
+from fedpeft.types import tensor_digest
+
+if TYPE_CHECKING:
+    import ray
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersConfig:
+    """How many actors, and where.
+
+    Attributes:
+        num_workers: Actors.
+        num_threads: CPU threads of each.
+        address: A running cluster's, as `ray.init` takes it; None: Ray is started here.
+    """
+
+    num_workers: int
+    num_threads: int = 1
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses counts below one."""
+        if self.num_workers < 1 or self.num_threads < 1:
+            raise ConfigError(
+                f"expected at least one worker of at least one thread, got {self.num_workers} of "
+                f"{self.num_threads}"
+            )
+
+
+class Worker:
+    """What runs in an actor."""
+
+    def __init__(
+        self, config: RunConfig, num_classes: int, base_digest: str, num_threads: int
+    ) -> None:
+        """Loads nothing yet: an error here would be taken for the loss of the actor."""
+        self._config = config
+        self._num_classes = num_classes
+        self._base_digest = base_digest
+        self._num_threads = num_threads
+        self._loaded: AdaptedModel | None = None
+
+    def load(self) -> None:
+        """Loads the model, the first time.
+
+        Raises:
+            ModelError: If it cannot be loaded here, or is another one than where the run started.
+        """
+        import torch
+
+        if self._loaded is not None:
+            return
+        torch.set_num_threads(self._num_threads)
+        config = self._config
+        base = load_base_model(config.model)
+        found = tensor_digest(base.state_dict())
+        if found != self._base_digest:
+            raise ModelError(
+                f"{config.model.name} on {platform.node()} is not the model that the run started "
+                f"with: expected digest {self._base_digest}, got {found}"
+            )
+        self._loaded = adapted_model(
+            base, config.model, config.adapter, config.federation, num_classes=self._num_classes
+        )
+        self._loaded.set_trainable(AGGREGATORS[config.federation.aggregator].trained_factors)
+
+    def train(
+        self,
+        tensors: Mapping[str, Tensor],
+        job: Job,
+        plans: Mapping[str, ClientPlan],
+        *datasets: Dataset,
+    ) -> dict[str, LocalResult]:
+        """Trains one job; `datasets` are those of the clients that train, in the job's order."""
+        self.load()
+        assert self._loaded is not None
+        trainer = LocalTrainer(
+            self._loaded,
+            dict(zip(job.reservations, datasets, strict=True)),
+            plans,
+            self._config.federation,
+            max_tokens=self._config.model.max_tokens_per_batch,
+        )
+        return trainer.run(tensors, job, Observer())
+
+
+class RayTrainer:
+    """Trains in Ray actors, as many jobs at a time as there are actors."""
+
+    def __init__(self, config: RunConfig, assembly: Assembly, workers: WorkersConfig) -> None:
+        """Starts the actors; Ray must have been started."""
+        import ray
+
+        self._num_steps = config.federation.local_steps
+        self._plans = assembly.plan.clients
+        on_gpu = assembly.model.device.type == "cuda"
+        # What an actor did when it was lost is paid for again; Ray must not repeat it by itself.
+        kind: Any = ray.remote(
+            num_cpus=workers.num_threads,
+            num_gpus=1 if on_gpu else 0,
+            max_restarts=-1,
+            max_task_retries=0,
+        )(Worker)
+        self._workers = [
+            kind.remote(config, len(assembly.labels), assembly.base_digest, workers.num_threads)
+            for _ in range(workers.num_workers)
+        ]
+        for worker in self._workers:
+            _load(worker)  # while this process goes on
+        self._datasets = {name: ray.put(rows) for name, rows in assembly.datasets.items()}
+
+    def train(
+        self, tensors: Mapping[str, Tensor], jobs: Iterator[Job], observer: Observer
+    ) -> Iterator[tuple[Job, Mapping[str, LocalResult] | None]]:
+        """See `federated.trainer.Trainer.train`."""
+        import ray
+
+        sent = ray.put(dict(tensors))
+        loading = {_load(worker): worker for worker in self._workers}
+        idle: list[Any] = []
+        running: dict[ray.ObjectRef[Any], tuple[Job, Any]] = {}
+        more = True
+        while more or running:
+            while more and idle:
+                job = next(jobs, None)
+                if job is None:
+                    more = False
+                    break
+                observer.client_started(job.round, job.label, self._num_steps)
+                worker = idle.pop()
+                running[self._start(worker, sent, job)] = (job, worker)
+            if not running and not more:
+                break
+            [done], _ = ray.wait([*running, *loading])
+            if done in loading:
+                _get(done)
+                idle.append(loading.pop(done))
+                continue
+            job, worker = running.pop(done)
+            try:
+                results = _get(done)
+            except ray.exceptions.RayActorError:
+                loading[_load(worker)] = worker
+                yield job, None
+                more = True  # it has been put back
+                continue
+            idle.append(worker)
+            for step in range(1, self._num_steps + 1):
+                observer.step_finished(job.label, step)
+            yield job, results
+
+    def _start(self, worker: Any, tensors: "ray.ObjectRef[Any]", job: Job) -> Any:
+        plans = {client_id: self._plans[client_id] for client_id in job.reservations}
+        datasets = [self._datasets[client_id] for client_id in job.reservations]
+        return worker.train.remote(tensors, job, plans, *datasets)
+
+
+def _load(worker: Any) -> Any:
+    """Asks a worker that is new, or was lost and comes back, to be ready for a job.
+
+    Nobody pays for a job before there is a worker for it.
+    """
+    return worker.load.options(max_task_retries=-1).remote()
+
+
+def _get(done: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+@contextmanager
+def started_ray(workers: WorkersConfig) -> Iterator[None]:
+    """Starts Ray on this machine, or connects to a cluster; leaves it at the end.
+
+    Raises:
+        ConfigError: If Ray is not installed, or the cluster cannot be reached.
+    """
+    # Before the import: Ray reads it then.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "workers need Ray, which is not installed; run: pip install 'fedpeft[server]'"
+        ) from error
+    try:
+        if workers.address is None:
+            ray.init(
+                num_cpus=workers.num_workers * workers.num_threads,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        else:
+            ray.init(address=workers.address, log_to_driver=False, configure_logging=False)
+    except ConnectionError as error:
+        raise ConfigError(f"no Ray cluster answers at {workers.address}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
