@@ -5,18 +5,17 @@ field too many or too few, a value that is not written as we write it, are refus
 that is half understood is a cost that is not known.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from fedpeft.dp.accounting import DpSgdEvent
+from fedpeft.dp.events import ClientUpdateEvent, DpSgdEvent, PrivacyEvent
 from fedpeft.errors import PrivacyError
 
-PrivacyEvent = DpSgdEvent
-"""Every kind of event that a ledger can hold."""
-
 # To change what a kind means or which fields it has, add a version; never edit one.
-_KINDS: dict[tuple[str, int], type[PrivacyEvent]] = {("dp-sgd", 1): DpSgdEvent}
+_KINDS: dict[tuple[str, int], type[PrivacyEvent]] = {
+    ("dp-sgd", 1): DpSgdEvent,
+    ("client-update", 1): ClientUpdateEvent,
+}
 
 
 def encode(event: object) -> dict[str, Any]:
@@ -55,11 +54,6 @@ def decode(fields: Mapping[str, Any]) -> PrivacyEvent:
         odd = sorted(set(fields) ^ expected)
         raise PrivacyError(f"an event of kind {tag[0]!r} has missing or unknown fields: {odd}")
     return known(**{name: _read(name, fields[name], hint) for name, hint in hints.items()})
-
-
-def repeated(event: PrivacyEvent, count: int) -> PrivacyEvent:
-    """Returns one event that costs as much as `count` of this one."""
-    return dataclasses.replace(event, num_steps=event.num_steps * count)
 
 
 def write_float(value: float) -> str:

@@ -15,11 +15,11 @@ from typing import Self
 
 from sqlalchemy import Connection, insert, select
 
+from fedpeft.dp.events import PrivacyEvent
 from fedpeft.errors import BudgetError, LedgerError, PrivacyError
 from fedpeft.ledger import audit, events, pricing, schema
 from fedpeft.ledger.chain import Entry, Head
 from fedpeft.ledger.database import Database
-from fedpeft.ledger.events import PrivacyEvent
 from fedpeft.ledger.fingerprint import fingerprint_of, num_rows, num_shared, pack_rows, unpack
 from fedpeft.ledger.records import Balance, Reservation
 from fedpeft.ledger.state import Budget, DataSet, State, check_budget

@@ -2,8 +2,8 @@
 
 import math
 
+from fedpeft.dp.events import PrivacyEvent
 from fedpeft.errors import BudgetError
-from fedpeft.ledger.events import PrivacyEvent, repeated
 from fedpeft.ledger.records import Balance
 from fedpeft.ledger.state import Budget, DataSet, State
 
@@ -33,7 +33,7 @@ def remaining(state: State, fingerprint: str, event: PrivacyEvent, most: int = _
     """Returns how many such events fit in every budget that they count in, `most` at most."""
 
     def fits(count: int) -> bool:
-        events = repeated(event, count)
+        events = event.repeated(count)
         return all(
             state.spent(dataset.fingerprint, budget.delta, events) <= budget.epsilon
             for dataset, budget in state.budgeted(fingerprint)
@@ -108,11 +108,10 @@ def _refusal(
         shared = dataset.overlaps[fingerprint]
         rows = "row" if shared == 1 else "rows"
         whose += f", which shares {shared} {rows} with {fingerprint[:12]},"
-    step = type(event)(**{**vars(event), "num_steps": 1})
-    num_steps = remaining(state, fingerprint, step, most=event.num_steps)
+    num_releases = remaining(state, fingerprint, event.single(), most=event.num_releases)
     return (
         f"the budget of {whose} is epsilon {budget.epsilon:g} at delta {budget.delta:g}: "
-        f"{rounded_up(spent)} is spent and this event of {event.num_steps} steps would cost "
-        f"{rounded_up(total - spent)} more; 0 such events still fit, of its steps {num_steps}; "
-        "plan fewer steps or more noise, or its owner raises the budget"
+        f"{rounded_up(spent)} is spent and this event of {event.num_releases} releases would "
+        f"cost {rounded_up(total - spent)} more; 0 such events still fit, of its releases "
+        f"{num_releases}; plan fewer of them or more noise, or its owner raises the budget"
     )

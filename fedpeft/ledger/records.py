@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedpeft.ledger.events import PrivacyEvent
+from fedpeft.dp.events import PrivacyEvent
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedpeft.dp.accounting import epsilon
+from fedpeft.dp.events import PrivacyEvent
 from fedpeft.errors import PrivacyError, VerificationError
 from fedpeft.ledger import events
 from fedpeft.ledger.chain import NO_ENTRY, Entry, Head
-from fedpeft.ledger.events import PrivacyEvent
 from fedpeft.ledger.records import Reservation
 
 _Effect = Callable[[], None]

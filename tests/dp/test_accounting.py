@@ -1,6 +1,5 @@
 import itertools
 import math
-from typing import Any
 
 import dp_accounting
 import numpy as np
@@ -10,7 +9,12 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from fedpeft.dp import accounting
-from fedpeft.dp.accounting import DpSgdEvent, calibrate_noise_multiplier, epsilon
+from fedpeft.dp.accounting import (
+    calibrate_client_noise_multiplier,
+    calibrate_noise_multiplier,
+    epsilon,
+)
+from fedpeft.dp.events import ClientUpdateEvent, DpSgdEvent
 from fedpeft.dp.noise import standard_normal
 from fedpeft.dp.randomness import Keystream
 from fedpeft.errors import BudgetError, PrivacyError
@@ -22,6 +26,10 @@ _SETTINGS = list(itertools.product((0.01, 0.1, 1.0), (0.8, 2.0, 10.0), (1, 50, 5
 
 def _event(prob: float, multiplier: float, steps: int) -> DpSgdEvent:
     return DpSgdEvent(noise_multiplier=multiplier, sampling_prob=prob, num_steps=steps)
+
+
+def _client_event(multiplier: float, rounds: int) -> ClientUpdateEvent:
+    return ClientUpdateEvent(noise_multiplier=multiplier, num_rounds=rounds)
 
 
 def _gaussian_epsilon(multiplier: float, delta: float) -> float:
@@ -108,6 +116,37 @@ def test_gaussian_mechanism_is_the_closed_form(multiplier: float, steps: int, de
     assert ours < _gaussian_epsilon(0.99 * multiplier / math.sqrt(steps), delta)
 
 
+@pytest.mark.parametrize("delta", [1e-5, 1e-8, 1e-9, 1e-10])
+@pytest.mark.parametrize(
+    ("multiplier", "steps"), [(30.0, 1000), (10.0, 1000), (30.0, 30_000), (300.0, 1_000_000)]
+)
+def test_rounding_in_long_compositions_is_covered(multiplier: float, steps: int, delta: float):
+    """All but surely sampled, so that the steps are composed one by one, against the closed form.
+
+    The library alone is below it, by 0.04 % at a million steps and delta 1e-9.
+    """
+    exact = _gaussian_epsilon(multiplier / math.sqrt(steps), delta)
+    ours = epsilon([_event(1 - 1e-13, multiplier, steps)], delta)
+    assert exact <= ours
+    if steps * 1e-13 < delta:
+        assert ours <= 1.002 * exact
+
+
+@pytest.mark.parametrize(("multiplier", "rounds"), [(1.0, 1), (3.0, 20), (50.0, 10**9)])
+def test_client_rounds_are_the_closed_form(multiplier: float, rounds: int):
+    exact = _gaussian_epsilon(multiplier / math.sqrt(rounds), _DELTA)
+    ours = epsilon([_client_event(multiplier, rounds)], _DELTA)
+    assert exact * (1 - 1e-9) <= ours <= exact * (1 + 1e-4)
+
+
+def test_client_rounds_of_different_noise_are_the_closed_form():
+    """T Gaussians of multipliers s are one of 1 / sqrt(sum 1 / s^2)."""
+    events = [_client_event(3.0, 10), _client_event(4.0, 1), _client_event(3.0, 2)]
+    exact = _gaussian_epsilon(1 / math.sqrt(12 / 9 + 1 / 16), _DELTA)
+    assert exact * (1 - 1e-9) <= epsilon(events, _DELTA) <= exact * (1 + 1e-4)
+    assert epsilon(events[::-1], _DELTA) == epsilon(events, _DELTA)
+
+
 def _finely(prob: float, multiplier: float, steps: int, spacing: float) -> float:
     accountant = dp_accounting.pld.PLDAccountant(
         dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=spacing
@@ -119,13 +158,15 @@ def _finely(prob: float, multiplier: float, steps: int, spacing: float) -> float
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("prob", "tolerance"), [(1.0, 1e-4), (0.3, 1e-4), (0.03, 1e-4), (0.01, 1.5e-3), (0.003, 1.2e-2)]
+    ("prob", "tolerance"),
+    [(1.0, 1e-4), (0.3, 1e-4), (0.03, 1e-4), (0.01, 1e-3), (0.003, 1e-3), (0.001, 1e-3)],
 )
 def test_discretisation_costs_what_the_module_says(prob: float, tolerance: float):
     """The ten times finer table is no truth: truncation inflates it by up to 2e-4."""
     for multiplier, steps in itertools.product((0.6, 1.0, 5.0, 50.0), (1, 30, 1000)):
-        fine = _finely(prob, multiplier, steps, 1e-4 / multiplier)
-        if fine > 0.02:
+        finer = 1e-4 if prob >= 0.01 else 1e-5
+        fine = _finely(prob, multiplier, steps, finer / multiplier)
+        if fine > 0.005:
             ours = epsilon([_event(prob, multiplier, steps)], _DELTA)
             assert (1 - 3e-4) * fine <= ours <= (1 + tolerance) * fine, (multiplier, steps)
 
@@ -183,66 +224,6 @@ def test_delta_below_what_can_be_counted_is_infinite_not_zero():
     assert epsilon([_event(1.0, 1.0, 1)], 1e-300) == math.inf
 
 
-class _Subclass(DpSgdEvent):
-    """Could mean anything."""
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        _Subclass(noise_multiplier=1.0, sampling_prob=0.1, num_steps=1),
-        dp_accounting.GaussianDpEvent(1.0),
-        {"noise_multiplier": 1.0, "sampling_prob": 0.1, "num_steps": 1},
-        None,
-    ],
-)
-def test_unknown_events_are_refused_by_name(event: object):
-    with pytest.raises(PrivacyError, match="does not know the event"):
-        epsilon([_event(0.1, 1.0, 1), event], _DELTA)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"privacy_unit": "client"}, {"neighboring_relation": "replace_one"}]
-)
-def test_other_units_and_relations_are_refused(changes: dict[str, Any]):
-    event = DpSgdEvent(noise_multiplier=1.0, sampling_prob=0.1, num_steps=1, **changes)
-    with pytest.raises(PrivacyError, match="example-level, add-or-remove-one"):
-        epsilon([event], _DELTA)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"noise_multiplier": 0.0},
-        {"noise_multiplier": -1.0},
-        {"noise_multiplier": math.nan},
-        {"noise_multiplier": math.inf},
-        {"sampling_prob": 0.0},
-        {"sampling_prob": 1.0 + 1e-12},
-        {"sampling_prob": math.nan},
-        {"num_steps": 0},
-        {"num_steps": -3},
-        {"num_steps": 1.5},
-        {"num_steps": math.nan},
-    ],
-)
-def test_events_without_a_privacy_loss_are_refused(changes: dict[str, Any]):
-    values = {"noise_multiplier": 1.0, "sampling_prob": 0.1, "num_steps": 1, **changes}
-    with pytest.raises(PrivacyError, match=next(iter(changes))):
-        DpSgdEvent(**values)
-
-
-@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan, math.inf])
-def test_bad_delta_is_refused(delta: float):
-    with pytest.raises(PrivacyError, match="delta"):
-        epsilon([], delta)
-
-
-def test_event_cannot_be_changed():
-    with pytest.raises(AttributeError):
-        _event(0.1, 1.0, 1).num_steps = 5  # type: ignore[misc]
-
-
 def test_nonsense_from_the_library_is_refused(monkeypatch: pytest.MonkeyPatch):
     for value in (math.nan, -0.1):
         accounting._epsilon.cache_clear()
@@ -274,6 +255,13 @@ def test_calibration_of_the_gaussian_mechanism_is_the_closed_form():
     assert exact <= multiplier <= 1.0015 * exact
 
 
+def test_client_calibration_is_the_closed_form():
+    multiplier = calibrate_client_noise_multiplier(target_epsilon=2.0, delta=_DELTA, num_rounds=16)
+    assert epsilon([_client_event(multiplier, 16)], _DELTA) <= 2.0
+    exact = brentq(lambda noise: _gaussian_epsilon(noise / 4, _DELTA) - 2.0, 1, 100)
+    assert exact <= multiplier <= 1.0015 * exact
+
+
 def test_part_of_the_calibrated_steps_costs_less():
     """A ledger holds a client's rounds one by one; it may never exceed what was planned."""
     multiplier = calibrate_noise_multiplier(
@@ -297,6 +285,8 @@ def test_huge_target_needs_hardly_any_noise():
 def test_impossible_target_is_a_budget_error():
     with pytest.raises(BudgetError, match="plan fewer steps"):
         calibrate_noise_multiplier(target_epsilon=1e-9, delta=1e-9, sampling_prob=1.0, num_steps=10)
+    with pytest.raises(BudgetError, match="or rounds"):
+        calibrate_client_noise_multiplier(target_epsilon=1e-9, delta=1e-9, num_rounds=10)
 
 
 @pytest.mark.parametrize("target", [0.0, -1.0, math.nan, math.inf])
@@ -305,3 +295,5 @@ def test_bad_target_is_refused(target: float):
         calibrate_noise_multiplier(
             target_epsilon=target, delta=_DELTA, sampling_prob=0.1, num_steps=1
         )
+    with pytest.raises(PrivacyError, match="target_epsilon"):
+        calibrate_client_noise_multiplier(target_epsilon=target, delta=_DELTA, num_rounds=1)

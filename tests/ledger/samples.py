@@ -1,6 +1,6 @@
 """Rows and a cheap event."""
 
-from fedpeft.dp.accounting import DpSgdEvent
+from fedpeft.dp.events import DpSgdEvent
 
 DELTA = 1e-5
 DIGEST = "5e" * 32

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpeft.dp.accounting import DpSgdEvent
+from fedpeft.dp.events import ClientUpdateEvent, DpSgdEvent, PrivacyEvent
 from fedpeft.errors import PrivacyError
-from fedpeft.ledger.events import decode, encode, read_float, repeated, write_float
+from fedpeft.ledger.events import decode, encode, read_float, write_float
 from tests.ledger.samples import EVENT
+
+CLIENT_EVENT = ClientUpdateEvent(noise_multiplier=4.0, num_rounds=5)
 
 
 @given(
@@ -21,6 +23,8 @@ from tests.ledger.samples import EVENT
 def test_what_is_written_is_what_was_meant(noise: float, prob: float, steps: int) -> None:
     event = DpSgdEvent(noise_multiplier=noise, sampling_prob=prob, num_steps=steps)
     assert decode(encode(event)) == event
+    client_event = ClientUpdateEvent(noise_multiplier=noise, num_rounds=steps)
+    assert decode(encode(client_event)) == client_event
 
 
 @given(st.floats())
@@ -45,6 +49,16 @@ def test_the_form_of_a_written_event_never_changes() -> None:
         "num_steps": 5,
         "privacy_unit": "example",
         "neighboring_relation": "add_or_remove_one",
+        "sampling_scheme": "poisson",
+    }
+    assert encode(CLIENT_EVENT) == {
+        "kind": "client-update",
+        "version": 1,
+        "noise_multiplier": "4.0",
+        "num_rounds": 5,
+        "privacy_unit": "client",
+        "neighboring_relation": "zero_out_one",
+        "sampling_scheme": "none",
     }
 
 
@@ -68,6 +82,10 @@ def test_the_form_of_a_written_event_never_changes() -> None:
         {"privacy_unit": "user"},
         {"neighboring_relation": "replace_one"},
         {"neighboring_relation": None},
+        {"sampling_scheme": "shuffle"},
+        {"sampling_scheme": "none"},
+        {"num_rounds": 5},
+        {"kind": "client-update"},
     ],
 )
 def test_what_is_not_fully_understood_is_refused(change: dict[str, Any]) -> None:
@@ -75,9 +93,29 @@ def test_what_is_not_fully_understood_is_refused(change: dict[str, Any]) -> None
         decode(encode(EVENT) | change)
 
 
-@pytest.mark.parametrize("field", list(encode(EVENT)))
-def test_a_missing_field_is_refused(field: str) -> None:
-    fields = encode(EVENT)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "dp-sgd"},
+        {"version": 2},
+        {"num_rounds": 0},
+        {"num_steps": 5},
+        {"privacy_unit": "example"},
+        {"neighboring_relation": "add_or_remove_one"},
+        {"sampling_scheme": "poisson"},
+    ],
+)
+def test_a_client_event_is_read_as_strictly(change: dict[str, Any]) -> None:
+    with pytest.raises(PrivacyError):
+        decode(encode(CLIENT_EVENT) | change)
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [(event, field) for event in (EVENT, CLIENT_EVENT) for field in encode(event)],
+)
+def test_a_missing_field_is_refused(event: PrivacyEvent, field: str) -> None:
+    fields = encode(event)
     del fields[field]
     with pytest.raises(PrivacyError):
         decode(fields)
@@ -96,7 +134,3 @@ def test_an_event_that_would_come_back_different_is_refused() -> None:
         encode(odd)
     with pytest.raises(PrivacyError):
         encode("an event")
-
-
-def test_repeated() -> None:
-    assert repeated(EVENT, 3).num_steps == 15

@@ -77,7 +77,7 @@ def test_remaining_events_are_exactly_those_that_reserve_admits(ledger: Ledger) 
     assert "epsilon 0.05 at delta 1e-05" in message
     assert "0 such events still fit" in message
     # A shorter event can still fit, as the message says.
-    steps = int(re.findall(r"of its steps (\d+)", message)[0])
+    steps = int(re.findall(r"of its releases (\d+)", message)[0])
     assert 0 <= steps < EVENT.num_steps
     if steps:
         ledger.reserve(data, DpSgdEvent(noise_multiplier=4.0, sampling_prob=0.01, num_steps=steps))

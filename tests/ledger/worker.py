@@ -16,7 +16,6 @@ from hashlib import sha256
 from fedpeft.dp.accounting import epsilon
 from fedpeft.errors import BudgetError
 from fedpeft.ledger import Ledger
-from fedpeft.ledger.events import repeated
 from tests.ledger.samples import DELTA, EVENT
 
 
@@ -40,7 +39,7 @@ def nursery(location: str, data: str, released: str, order: str) -> None:
     # The children inherit what the accountant and SQLAlchemy remember, so that they are killed at
     # the disk and not in arithmetic.
     for count in range(1, 150):
-        epsilon([repeated(EVENT, count)], DELTA)
+        epsilon([EVENT.repeated(count)], DELTA)
     with Ledger.open(location) as ledger:
         ledger.verify()
     print("ready", flush=True)
