@@ -46,7 +46,7 @@ def owned_by_rows(stacked: Mapping[str, Tensor], owner_N: Tensor) -> dict[str, T
     return {
         name: one.detach().expand(num_rows, *one.shape[1:])
         if one.shape[0] == 1
-        else one.detach()[owner_N]
+        else one.detach().index_select(0, owner_N)
         for name, one in stacked.items()
     }
 
