@@ -1,9 +1,9 @@
 """Attention whose masks are made without a look at their values.
 
-Where no token of a batch is padded, transformers leaves the mask out. To know this it reads the mask
-back from the device, once a forward pass, so that the host waits for all the work it has queued; and
-which kernel a row goes through depends on whether other rows of its batch are padded. Here the mask
-is always made.
+Where no token of a batch is padded, transformers leaves the mask out. To know this it reads the
+mask back from the device, once a forward pass, so that the host waits for all the work it has
+queued; and which kernel a row goes through depends on whether other rows of its batch are padded.
+Here the mask is always made.
 """
 
 from typing import TYPE_CHECKING, Any

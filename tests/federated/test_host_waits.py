@@ -87,9 +87,7 @@ def test_a_step_reads_nothing_back(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = steps(
-        request.getfixturevalue(f"tiny_{kind}"), tmp_path, num_clients, **KINDS[kind]
-    )
+    run = steps(request.getfixturevalue(f"tiny_{kind}"), tmp_path, num_clients, **KINDS[kind])
     waits = Waits()
 
     def switch(on: bool) -> Callable[[], None]:
