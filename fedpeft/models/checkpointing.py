@@ -15,16 +15,19 @@ def checkpoint_layers(model: nn.Module) -> None:
     """Keeps of each transformer layer its input only, until backward needs the rest.
 
     transformers does so for layers in training mode. The layers are put into that mode, and nothing
-    in them: their dropout modules stay off, and dropout that a layer runs by itself gets probability
-    0. Its own switch for the whole model would make the embeddings' output require a gradient, so
-    that frozen layers below the lowest adapter were kept and computed again for nothing.
+    in them: their dropout modules stay off, and dropout that a layer runs by itself gets
+    probability 0. Its own switch for the whole model would make the embeddings' output require a
+    gradient, so that frozen layers below the lowest adapter were kept and computed again for
+    nothing.
 
     Raises:
         ModelError: If transformers cannot checkpoint this model.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = [
+        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
     if not layers or not getattr(model, "supports_gradient_checkpointing", False):
         raise ModelError(
             f"transformers cannot checkpoint {type(model).__name__}; set "

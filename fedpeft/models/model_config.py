@@ -34,7 +34,9 @@ class ModelConfig(BaseModel):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="Of the base model's forward pass in training (autocast). Adapter, head, loss, "
-        "per-example gradients, clipping and held-out scores are float32 either way.",
+        "per-example gradients, clipping and held-out scores are float32 either way. In "
+        "bfloat16 rounding lets the rows of a batch touch each other by more than the noise "
+        "accounts for: see fedpeft/dp/mechanism.py.",
     )
     gradient_checkpointing: bool = Field(
         default=False,
