@@ -43,8 +43,10 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the adapted output, shape (..., O), for x of shape (..., I)."""
         rows = self.row_parameters or {}
-        hidden = _project(x.to(self.lora_a.dtype), self.lora_a, rows.get(LORA_A))
-        update = _project(hidden, self.lora_b, rows.get(LORA_B))
+        # Also where the base model runs in half precision, the factors and their gradients do not.
+        with torch.autocast(x.device.type, enabled=False):
+            hidden = _project(x.to(self.lora_a.dtype), self.lora_a, rows.get(LORA_A))
+            update = _project(hidden, self.lora_b, rows.get(LORA_B))
         out: Tensor = self.base(x)
         return out + (update * self.scaling).to(out.dtype)
 

@@ -59,7 +59,7 @@ def releases(
         parts = [
             rows[start : start + _PHYSICAL_ROWS] for start in range(0, len(rows), _PHYSICAL_ROWS)
         ]
-        return [(len(part), partial(model.losses, gradients[part])) for part in parts]
+        return [(part, partial(model.losses, gradients[part])) for part in parts]
 
     for _ in range(num_steps):
         mean = mechanism.step(to_batches).mean

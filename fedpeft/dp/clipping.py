@@ -28,13 +28,14 @@ class ClippedSum:
         units: Parameter name → sum in units of `grid.step`, float64 holding integers.
         grid: The grid, which carries the sensitivity.
         num_examples: Rows that were summed. Private: never release it.
-        num_nonfinite: Rows that counted as zero. Private: never release it.
+        num_nonfinite: Rows that counted as zero, int64, shape (): on the device, since to read it
+            is to wait for the device. Private: never release it.
     """
 
     units: Mapping[str, Tensor]
     grid: Grid
     num_examples: int
-    num_nonfinite: int
+    num_nonfinite: Tensor
 
     def __post_init__(self) -> None:
         """Refuses more examples than the integers can hold."""
@@ -58,7 +59,8 @@ def empty_sum(shapes: Mapping[str, torch.Size], grid: Grid, device: torch.device
         name: torch.zeros(shape, dtype=torch.float64, device=device)
         for name, shape in shapes.items()
     }
-    return ClippedSum(units=zeros, grid=grid, num_examples=0, num_nonfinite=0)
+    none = torch.zeros((), dtype=torch.int64, device=device)
+    return ClippedSum(units=zeros, grid=grid, num_examples=0, num_nonfinite=none)
 
 
 def clip_and_sum(grads: Mapping[str, Tensor], grid: Grid) -> ClippedSum:
@@ -98,7 +100,7 @@ def clip_and_sum(grads: Mapping[str, Tensor], grid: Grid) -> ClippedSum:
         units=units,
         grid=grid,
         num_examples=int(norm_N.numel()),
-        num_nonfinite=int((~finite_N).sum()),
+        num_nonfinite=(~finite_N).sum(),
     )
 
 

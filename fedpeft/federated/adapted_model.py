@@ -9,6 +9,7 @@ from fedpeft.adapters.config import AdapterConfig
 from fedpeft.adapters.contract import AdapterMethod
 from fedpeft.adapters.lora import Lora
 from fedpeft.errors import AdapterError
+from fedpeft.models.checkpointing import checkpoint_layers
 from fedpeft.models.model_config import ModelConfig
 from fedpeft.models.tasks import BASE, HEAD, CausalLanguageModel, SequenceClassifier
 from fedpeft.types import derive_seed
@@ -40,14 +41,22 @@ class AdaptedModel:
         self.adapter_config = adapter_config
         self._head_trained = model_config.head == "trained"
         if model_config.task == "classification":
-            self.task_model = SequenceClassifier(base, num_classes)
+            self.task_model = SequenceClassifier(
+                base, num_classes, precision=model_config.precision
+            )
             if not self._head_trained:
                 generator = torch.Generator().manual_seed(derive_seed(seed, "head"))
                 self.task_model.head.freeze_random(generator)
         else:
-            self.task_model = CausalLanguageModel(base)
+            self.task_model = CausalLanguageModel(base, precision=model_config.precision)
         self.adapted_modules = self.method.inject(self.task_model, adapter_config, seed)
         self.task_model.eval().to(_device(model_config.device))
+        if model_config.gradient_checkpointing:
+            checkpoint_layers(base)
+        if model_config.compile:
+            # In place, so that parameters keep their names. Sizes of batches are inputs of the
+            # graph, and so are parameters by row: no step compiles anything again.
+            base.compile(dynamic=True)
 
     @property
     def device(self) -> torch.device:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpeft.devices import to_device
 from fedpeft.dp.grad_sample import owned_by_rows, per_example_grads, trainable_parameters
 from fedpeft.dp.mechanism import CohortBatch, DpSgd, NoisyGradient, cohort_step
 from fedpeft.dp.randomness import Keystream
@@ -107,7 +108,9 @@ def _gradients(
             batch = collate(rows_of_all, rows, model.device)
             owners = np.searchsorted(offsets, rows, side="right") - 1
             yield CohortBatch(
-                owners=owners.tolist(), losses=partial(model.task_model.losses, batch)
+                rows=np.asarray(rows) - np.asarray(offsets)[owners],
+                owners=owners,
+                losses=partial(model.task_model.losses, batch),
             )
 
     private = [client.plan.dp for client in clients if client.plan.dp is not None]
@@ -135,9 +138,9 @@ def _plain_step(
     ]
     total = {name: torch.zeros_like(parameter) for name, parameter in stacked.items()}
     for batch in to_batches(samples):
-        owner_N = torch.tensor(batch.owners, device=model.device)
+        owner_N = to_device(torch.from_numpy(batch.owners), model.device)
         given = owned_by_rows(stacked, owner_N)
-        grads = per_example_grads(model.task_model, len(batch.owners), batch.losses, given)
+        grads = per_example_grads(model.task_model, len(batch.rows), batch.losses, given)
         for name, grad in grads.items():
             total[name].index_add_(0, owner_N, grad)
     return [

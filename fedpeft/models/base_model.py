@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fedpeft.errors import ModelError
+from fedpeft.models.attention import mask_always
 from fedpeft.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _PACKAGE = "package:"
 _MAX_REASON = 300
@@ -45,7 +46,7 @@ def load_base_model(config: ModelConfig) -> nn.Module:
     from transformers import AutoModel, AutoModelForCausalLM
 
     kind: Any = AutoModelForCausalLM if config.task == "causal-lm" else AutoModel
-    model: nn.Module
+    model: PreTrainedModel
     model, found = _from_pretrained(
         kind, config, dtype="float32", use_safetensors=True, output_loading_info=True
     )
@@ -59,6 +60,7 @@ def load_base_model(config: ModelConfig) -> nn.Module:
         )
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None  # type: ignore[assignment]  # ours pools by the mean; this one idles
+    mask_always(model)
     return model.requires_grad_(False).eval()
 
 

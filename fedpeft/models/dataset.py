@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fedpeft.devices import to_device
 from fedpeft.models.data_config import DataConfig
 from fedpeft.models.label_space import LabelSpace
 from fedpeft.models.table import Table
@@ -159,9 +160,9 @@ def collate(dataset: Dataset, rows: Sequence[int], device: torch.device) -> Batc
         ids_NT[n, : len(ids)] = torch.tensor(ids)
         mask_NT[n, : len(ids)] = 1
     return Batch(
-        input_ids_NT=ids_NT.to(device),
-        attention_mask_NT=mask_NT.to(device),
-        targets_N=torch.tensor([dataset.targets[row] for row in rows]).to(device),
+        input_ids_NT=to_device(ids_NT, device),
+        attention_mask_NT=to_device(mask_NT, device),
+        targets_N=to_device(torch.tensor([dataset.targets[row] for row in rows]), device),
     )
 
 

@@ -31,4 +31,21 @@ class ModelConfig(BaseModel):
         description="Bound on the padded tokens of one physical batch. Memory only: it changes "
         "neither the result nor the privacy.",
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Of the base model's forward pass in training (autocast). Adapter, head, loss, "
+        "per-example gradients, clipping and held-out scores are float32 either way. In "
+        "bfloat16 rounding lets the rows of a batch touch each other by more than the noise "
+        "accounts for: see fedpeft/dp/mechanism.py.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Compute the activations of each layer again in backward instead of keeping "
+        "them: less memory, about a third more time.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile the base model with torch.compile. Needs a C++ compiler, and minutes "
+        "at the first steps.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to train.")

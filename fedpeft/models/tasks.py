@@ -4,7 +4,8 @@ Legend: N rows, T tokens, H hidden features, C classes, V vocabulary.
 """
 
 import math
-from typing import Literal, Protocol
+from inspect import signature
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,18 @@ from torch.nn import functional
 from fedpeft.errors import DataError
 from fedpeft.models.dataset import Batch
 
+Precision = Literal["float32", "bfloat16"]
+
 BASE = "base"
 HEAD = "head"
 
 
 class TaskModel(Protocol):
-    """A base model with a task. Adapter names begin with 'base', head names with 'head'."""
+    """A base model with a task. Adapter names begin with 'base', head names with 'head'.
+
+    It may be trained in bfloat16; it is scored in float32, so that a score says what the exported
+    adapter does.
+    """
 
     base: nn.Module
 
@@ -42,6 +49,24 @@ class Score:
             correct=self.correct + other.correct,
             count=self.count + other.count,
         )
+
+
+class _Run:
+    """Runs the base model; in bfloat16 its matrix products and attention are rounded."""
+
+    def __init__(self, base: nn.Module) -> None:
+        # No token is generated. Gradient checkpointing would put each key into a cache twice.
+        cached = "use_cache" in signature(base.forward).parameters
+        self._options = {"use_cache": False} if cached else {}
+
+    def __call__(self, base: nn.Module, batch: Batch, precision: Precision) -> Any:
+        device, is_half = batch.input_ids_NT.device.type, precision == "bfloat16"
+        with torch.autocast(device, torch.bfloat16, enabled=is_half):
+            return base(
+                input_ids=batch.input_ids_NT,
+                attention_mask=batch.attention_mask_NT,
+                **self._options,
+            )
 
 
 class ClassifierHead(nn.Linear):
@@ -76,26 +101,29 @@ class ClassifierHead(nn.Linear):
 class SequenceClassifier(nn.Module):
     """Mean over the last hidden states of the real tokens, then a linear head."""
 
-    def __init__(self, base: nn.Module, num_classes: int) -> None:
+    def __init__(
+        self, base: nn.Module, num_classes: int, *, precision: Precision = "float32"
+    ) -> None:
         """Takes an encoder whose configuration has a hidden_size."""
         super().__init__()
         self.base = base
+        self._run = _Run(base)
+        self._precision: Precision = precision
         features: int = base.config.hidden_size  # type: ignore[union-attr, assignment]
         self.head = ClassifierHead(features, num_classes)
 
-    def logits(self, batch: Batch) -> Tensor:
+    def logits(self, batch: Batch, precision: Precision = "float32") -> Tensor:
         """Returns logits, shape (N, C)."""
-        hidden_NTH = self.base(
-            input_ids=batch.input_ids_NT, attention_mask=batch.attention_mask_NT
-        ).last_hidden_state
+        out = self._run(self.base, batch, precision)
+        hidden_NTH = out.last_hidden_state.to(self.head.weight.dtype)
         mask_NT1 = batch.attention_mask_NT.unsqueeze(2).to(hidden_NTH.dtype)
-        pooled_NH = (hidden_NTH * mask_NT1).sum(1) / mask_NT1.sum(1)
-        logits: Tensor = self.head(pooled_NH.to(self.head.weight.dtype))
+        logits: Tensor = self.head((hidden_NTH * mask_NT1).sum(1) / mask_NT1.sum(1))
         return logits
 
     def losses(self, batch: Batch) -> Tensor:
         """Returns the cross-entropy of each row, shape (N,)."""
-        return functional.cross_entropy(self.logits(batch), batch.targets_N, reduction="none")
+        logits_NC = self.logits(batch, self._precision)
+        return functional.cross_entropy(logits_NC, batch.targets_N, reduction="none")
 
     def score(self, batch: Batch) -> Score:
         """Counts rows."""
@@ -108,15 +136,15 @@ class SequenceClassifier(nn.Module):
 class CausalLanguageModel(nn.Module):
     """Next-token prediction on the tokens that carry loss."""
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, *, precision: Precision = "float32") -> None:
         """Takes a model with a language-model head."""
         super().__init__()
         self.base = base
+        self._run = _Run(base)
+        self._precision: Precision = precision
 
-    def _token_losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        logits_NTV = self.base(
-            input_ids=batch.input_ids_NT, attention_mask=batch.attention_mask_NT
-        ).logits[:, :-1]
+    def _token_losses(self, batch: Batch, precision: Precision) -> tuple[Tensor, Tensor, Tensor]:
+        logits_NTV = self._run(self.base, batch, precision).logits[:, :-1]
         labels_NT = batch.labels_NT()[:, 1:]
         losses_NT = functional.cross_entropy(
             logits_NTV.flatten(0, 1).float(), labels_NT.flatten(), reduction="none"
@@ -125,12 +153,12 @@ class CausalLanguageModel(nn.Module):
 
     def losses(self, batch: Batch) -> Tensor:
         """Returns the mean loss over each row's own tokens, shape (N,); 0 where it has none."""
-        _, labels_NT, losses_NT = self._token_losses(batch)
+        _, labels_NT, losses_NT = self._token_losses(batch, self._precision)
         return losses_NT.sum(1) / (labels_NT >= 0).sum(1).clamp(min=1)
 
     def score(self, batch: Batch) -> Score:
         """Counts tokens."""
-        logits_NTV, labels_NT, losses_NT = self._token_losses(batch)
+        logits_NTV, labels_NT, losses_NT = self._token_losses(batch, "float32")
         correct = (logits_NTV.argmax(2) == labels_NT).sum()
         counted = (labels_NT >= 0).sum()
         return Score(loss=float(losses_NT.sum()), correct=int(correct), count=int(counted))

@@ -1,6 +1,7 @@
 """Tiny models for the DP tests: one whose gradients are given, and three real architectures."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def given_batches(
 ) -> list[PhysicalBatch]:
     """Cuts rows into physical batches of the given size."""
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return [(len(part), lambda part=part: model.losses(gradients_ND[part])) for part in parts]
+    return [(part, lambda part=part: model.losses(gradients_ND[part])) for part in parts]
 
 
 def run_honest(
@@ -94,9 +95,10 @@ def run_in_cohort(
         pairs.sort()
         batches = []
         for start in range(0, len(pairs), 7):
-            rows, owners = zip(*pairs[start : start + 7], strict=True)
-            x_ND = both[list(owners), list(rows)]
-            batches.append(CohortBatch(owners=owners, losses=lambda x_ND=x_ND: model.losses(x_ND)))
+            rows, owners = np.array(pairs[start : start + 7]).T
+            x_ND = both[owners, rows]
+            losses = partial(model.losses, x_ND)
+            batches.append(CohortBatch(rows=rows, owners=owners, losses=losses))
         return batches
 
     steps = []

@@ -189,15 +189,6 @@ def test_unused_parameter_has_gradient_zero():
     assert grads["right.weight"].tolist() == [[0, 0]] * 3
 
 
-def test_trainable_parameter_without_row_parameters_is_refused():
-    model = nn.Sequential(ClassifierHead(3, 3), nn.Linear(3, 2))
-    with pytest.raises(PrivacyError, match=r"1 \(Linear\).*'bias', 'weight'"):
-        per_example_grads(model, 2, lambda: model(torch.ones(2, 3)).sum(1))
-    assert model[0].row_parameters is None
-    model[1].requires_grad_(False)
-    per_example_grads(model, 2, lambda: model(torch.ones(2, 3)).sum(1))
-
-
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.SyncBatchNorm])
 @pytest.mark.parametrize("trained", [True, False])
 def test_batch_norm_is_refused(norm: type[nn.BatchNorm1d], trained: bool):

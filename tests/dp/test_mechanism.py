@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -107,9 +108,12 @@ def _no_noise_on_empty(honest: Any, total: ClippedSum, multiplier: float, stream
 
 
 def _noise_on_one_tensor(honest: Any, total: ClippedSum, multiplier: float, stream: Any) -> Any:
-    noised = honest(total, multiplier, stream)
-    last = list(noised)[-1]
-    return {**noised, last: total.units[last] * total.grid.step}
+    # All tensors are one vector here, the first one in its first half.
+    noised, units = honest(total, multiplier, stream), total.units
+    return {
+        name: torch.cat([value.chunk(2)[0], units[name].chunk(2)[1] * total.grid.step])
+        for name, value in noised.items()
+    }
 
 
 def _same_noise_every_step(honest: Any, total: ClippedSum, multiplier: float, _: Any) -> Any:
@@ -117,10 +121,10 @@ def _same_noise_every_step(honest: Any, total: ClippedSum, multiplier: float, _:
 
 
 def _same_noise_for_every_tensor(honest: Any, total: ClippedSum, multiplier: float, s: Any) -> Any:
-    first = next(iter(total.units))
-    alone = dataclasses.replace(total, units={first: torch.zeros_like(total.units[first])})
-    noise = honest(alone, multiplier, s)[first]
-    return {name: units * total.grid.step + noise for name, units in total.units.items()}
+    [(name, units)] = total.units.items()
+    half = torch.zeros(units.numel() // 2, dtype=units.dtype)
+    noise = honest(dataclasses.replace(total, units={name: half}), multiplier, s)[name]
+    return {name: units * total.grid.step + torch.cat([noise, noise])}
 
 
 def _patch_sampler(sample: Callable[[int, float, np.random.Generator], Any]) -> Plant:
@@ -251,7 +255,7 @@ def test_noise_covers_the_rounding_to_the_grid():
     mean = _step(torch.zeros(10, 2000), _config()).mean
     keystream = Keystream.insecure_from_seed(0)
     poisson_sample(10, 0.5, keystream)
-    normal = [torch.from_numpy(standard_normal(1000, keystream)) for _ in mean]
+    normal = torch.from_numpy(standard_normal(2000, keystream)).split(1000)
     grid = Grid.for_clip_norm(1.0, 2000)
 
     def error(sensitivity: float) -> float:
@@ -279,15 +283,51 @@ def test_cohort_releases_what_the_client_alone_would():
         assert np.array_equal(run_in_cohort(rows_ND, _config(), 5, others_ND=others_ND), alone_SD)
 
 
-def test_rows_given_to_another_client_are_refused():
-    model, gradients_ND = Given(4), torch.ones(10, 4)
+@pytest.mark.parametrize(
+    ("rows", "owners", "message"),
+    [
+        ([*range(10), *range(10)], [0] * 11 + [1] * 9, r"client 0 once; they hold 11.*1 repeated"),
+        ([*range(11), *range(1, 10)], [0] * 11 + [1] * 9, "client 0 once; they hold 11.*1 not sa"),
+        ([0, *range(9), *range(10)], [0] * 10 + [1] * 10, r"hold 10: 1 missing, 0 not.*1 repeated"),
+        ([*range(9), 10, *range(10)], [0] * 10 + [1] * 10, "1 missing, 1 not sampled, 0 repeated"),
+        ([*range(9), -1, *range(10)], [0] * 10 + [1] * 10, "1 missing, 1 not sampled, 0 repeated"),
+        ([*range(10), *range(10)], [0] * 10 + [2] * 10, "a client below 2"),
+        ([*range(10), *range(10)], [0] * 10 + [-1] * 10, "a client below 2"),
+        ([*range(10), *range(10)], [0] * 10 + [1] * 9, "a client below 2 for each of 20 rows"),
+    ],
+)
+def test_rows_of_another_client_or_of_nobody_are_refused(
+    rows: list[int], owners: list[int], message: str
+):
+    model = Given(4)
     config = _config(expected_batch_size=10.0)
     members = [DpSgd(model, config, Keystream.insecure_from_seed(seed)) for seed in (0, 1)]
-    swapped = CohortBatch(
-        owners=[0] * 11 + [1] * 9, losses=lambda: model.losses(torch.cat([gradients_ND] * 2))
+    batch = CohortBatch(
+        rows=np.array(rows),
+        owners=np.array(owners),
+        losses=lambda: model.losses(torch.ones(20, 4)),
     )
-    with pytest.raises(PrivacyError, match="the sample has 10 rows, its batches have 11"):
-        cohort_step(members, lambda rows: [swapped])
+    with pytest.raises(PrivacyError, match=message):
+        cohort_step(members, lambda samples: [batch])
+
+
+def test_clients_may_be_in_any_order_within_a_batch():
+    model, both = Given(4), torch.randn(2, 10, 4, generator=torch.Generator().manual_seed(0))
+    rows, owners = np.tile(np.arange(10), 2), np.repeat([0, 1], 10)
+    released = []
+    for order in (np.arange(20), np.random.default_rng(0).permutation(20)):
+        members = [
+            DpSgd(model, _config(expected_batch_size=10.0), Keystream.insecure_from_seed(seed))
+            for seed in (0, 1)
+        ]
+        x_ND = both[owners[order], rows[order]]
+        batch = CohortBatch(
+            rows=rows[order], owners=owners[order], losses=partial(model.losses, x_ND)
+        )
+        released.append(cohort_step(members, lambda samples, batch=batch: [batch]))
+    for left, right in zip(*released, strict=True):
+        for name, tensor in left.mean.items():
+            assert torch.equal(tensor, right.mean[name])
 
 
 def test_clients_of_a_cohort_train_one_model():
@@ -303,8 +343,9 @@ def test_rows_lost_or_added_by_the_batches_are_refused():
         lambda rows: rows[:-1],
         lambda rows: np.append(rows, rows[-1]),
         lambda rows: rows[:0],
+        lambda rows: np.append(rows[:-1], rows[0]),
     ):
-        with pytest.raises(PrivacyError, match="the sample has 10 rows"):
+        with pytest.raises(PrivacyError, match="each of the 10 sampled rows of client 0 once"):
             dp.step(lambda rows, wrong=wrong: given_batches(model, gradients_ND, wrong(rows), 4))
 
 
