@@ -126,5 +126,5 @@ class ClientLevel:
         return NoisyUpdate(
             mean={name: (value / divisor).float() for name, value in noised.items()},
             num_updates=total.num_examples,
-            num_nonfinite=total.num_nonfinite,
+            num_nonfinite=int(total.num_nonfinite),
         )

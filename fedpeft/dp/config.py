@@ -1,6 +1,6 @@
 """The `[privacy]` section of a run."""
 
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,25 +18,33 @@ class PrivacyConfig(BaseModel):
         description="False trains without clipping and noise: no privacy guarantee at all, and "
         "every output says so in red.",
     )
+    mechanism: Literal["dp-sgd", "client-level"] = Field(
+        default="dp-sgd",
+        description="'dp-sgd': every local step is clipped by example and noised at the client; "
+        "protects one example, against the coordinator too. 'client-level': a client's whole "
+        "update is clipped, and the coordinator, which must be trusted, adds noise once to their "
+        "sum; protects all that a client has, against those who see the adapter.",
+    )
     target_epsilon: float = Field(
         default=6.0,
         gt=0,
         allow_inf_nan=False,
-        description="Budget of each client for the whole run: example-level, neighbours differ "
-        "by adding or removing one example.",
+        description="Budget of each client for the whole run, in the unit of the mechanism.",
     )
     delta: float = Field(
         default=1e-5,
         gt=0,
         lt=1,
-        description="Must lie below 1/n for every client's number of rows n.",
+        description="Must lie below 1/n: for 'dp-sgd' n is the number of rows of every client, for "
+        "'client-level' the number of clients.",
     )
     l2_clip_norm: float = Field(
         default=1.0,
         ge=SMALLEST_CLIP_NORM,
         le=LARGEST_CLIP_NORM,
         allow_inf_nan=False,
-        description="Bound on the L2 norm of one example's gradient over all trained tensors.",
+        description="Bound on the L2 norm, over all trained tensors, of one example's gradient, or "
+        "with 'client-level' of one client's update.",
     )
     min_noise_multiplier: float = Field(
         default=0.3,

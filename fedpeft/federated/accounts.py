@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from fedpeft.dp.events import PrivacyEvent
 from fedpeft.errors import BudgetError
 from fedpeft.federated.plan import RunPlan
 from fedpeft.ledger import Ledger
-from fedpeft.ledger.events import PrivacyEvent
 from fedpeft.ledger.pricing import rounded_up
 from fedpeft.models.table import Table
 
@@ -64,7 +64,7 @@ class Accounts:
         return Statement(
             epsilon=self.spent_epsilon(client_id),
             budget_epsilon=budget,
-            num_releases=sum(event.num_steps for event in self.events(client_id)),
+            num_releases=sum(event.num_releases for event in self.events(client_id)),
         )
 
     def events(self, client_id: str) -> list[PrivacyEvent]:
@@ -82,10 +82,10 @@ class Accounts:
             BudgetError: It names the client and the number of rounds that still fit.
         """
         for client_id, client in plan.clients.items():
-            if client.dp is None or client.num_rounds == 0:
+            event = plan.event(client_id, local_steps)
+            if event is None or client.num_rounds == 0:
                 continue
-            fingerprint = self._fingerprints[client_id]
-            fits = self.ledger.remaining_events(fingerprint, client.dp.event(local_steps))
+            fits = self.ledger.remaining_events(self._fingerprints[client_id], event)
             if fits < client.num_rounds:
                 statement = self.statement(client_id)
                 raise BudgetError(

@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedpeft.dp.accounting import calibrate_noise_multiplier
+from fedpeft.dp.accounting import calibrate_client_noise_multiplier, calibrate_noise_multiplier
+from fedpeft.dp.client_level import ClientLevelConfig
 from fedpeft.dp.config import PrivacyConfig
+from fedpeft.dp.events import PrivacyEvent
 from fedpeft.dp.mechanism import DpSgdConfig
 from fedpeft.errors import ConfigError, DataError, PrivacyError
 from fedpeft.federated.config import FederationConfig
@@ -24,7 +26,7 @@ class ClientPlan:
         expected_batch_size: Public divisor of the summed gradients.
         num_rounds: Rounds that the client takes part in.
         num_steps: Local steps of all of them.
-        dp: The mechanism's parameters; None where privacy is off.
+        dp: Parameters of the noise in each local step; None where there is none.
     """
 
     client_id: str
@@ -43,10 +45,29 @@ class ClientPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """The clients by id, and the cohort of each round; `cohorts[0]` is that of round 1."""
+    """What is fixed before the run.
+
+    Attributes:
+        clients: By id.
+        cohorts: Clients of each round; `cohorts[0]` is that of round 1.
+        client_level: Parameters of the noise on each round's sum; None where there is none.
+    """
 
     clients: Mapping[str, ClientPlan]
     cohorts: tuple[tuple[str, ...], ...]
+    client_level: ClientLevelConfig | None = None
+
+    def event(self, client_id: str, local_steps: int) -> PrivacyEvent | None:
+        """Returns what one round costs the client; None where privacy is off."""
+        if self.client_level is not None:
+            return self.client_level.event(1)
+        mechanism = self.clients[client_id].dp
+        return None if mechanism is None else mechanism.event(local_steps)
+
+    def noise_multiplier(self, client_id: str) -> float | None:
+        """Returns the noise on what the client gives away; None where there is none."""
+        mechanism = self.client_level or self.clients[client_id].dp
+        return None if mechanism is None else mechanism.noise_multiplier
 
 
 def plan_run(
@@ -71,7 +92,7 @@ def plan_run(
         if count < 1:
             raise DataError(f"client {client_id} has no rows; use fewer clients or other data")
     if privacy.enabled:
-        _check_delta(num_examples, privacy.delta)
+        _check_delta(num_examples, privacy)
     cohorts = _draw_cohorts(sorted(num_examples), federation)
     rounds = Counter(client_id for cohort in cohorts for client_id in cohort)
     shares = {
@@ -90,9 +111,14 @@ def plan_run(
             expected_batch_size=batch,
             num_rounds=rounds[client_id],
             num_steps=num_steps,
-            dp=_dp_config(client_id, count, batch, num_steps, privacy) if privacy.enabled else None,
+            dp=_dp_config(client_id, count, batch, num_steps, privacy)
+            if privacy.enabled and privacy.mechanism == "dp-sgd"
+            else None,
         )
-    return RunPlan(clients=clients, cohorts=cohorts)
+    client_level = None
+    if privacy.enabled and privacy.mechanism == "client-level":
+        client_level = _client_level_config(max(rounds.values()), cohorts, federation, privacy)
+    return RunPlan(clients=clients, cohorts=cohorts, client_level=client_level)
 
 
 def _draw_cohorts(
@@ -135,13 +161,7 @@ def _dp_config(
         sampling_prob=expected_batch_size / num_examples,
         num_steps=max(1, num_steps),
     )
-    if noise_multiplier < privacy.min_noise_multiplier:
-        raise PrivacyError(
-            f"client {client_id} refuses the plan: epsilon {privacy.target_epsilon:g} over "
-            f"{num_steps} steps needs a noise multiplier of {noise_multiplier:.3g} only, and "
-            f"privacy.min_noise_multiplier is {privacy.min_noise_multiplier:g}; lower "
-            "target_epsilon, or take more or larger steps"
-        )
+    _check_noise(f"client {client_id}", noise_multiplier, f"{num_steps} steps", privacy)
     return DpSgdConfig(
         num_examples=num_examples,
         expected_batch_size=expected_batch_size,
@@ -150,10 +170,50 @@ def _dp_config(
     )
 
 
-def _check_delta(num_examples: Mapping[str, int], delta: float) -> None:
+def _client_level_config(
+    most_rounds: int,
+    cohorts: tuple[tuple[str, ...], ...],
+    federation: FederationConfig,
+    privacy: PrivacyConfig,
+) -> ClientLevelConfig:
+    """One noise for all, which fits the client that takes part most often."""
+    if federation.weighting != "uniform":
+        raise PrivacyError(
+            "client-level privacy needs federation.weighting = 'uniform': weights by the number of "
+            "rows would let one client's rows move what the others count for"
+        )
+    noise_multiplier = calibrate_client_noise_multiplier(
+        target_epsilon=privacy.target_epsilon, delta=privacy.delta, num_rounds=most_rounds
+    )
+    _check_noise("the federation", noise_multiplier, f"{most_rounds} rounds", privacy)
+    return ClientLevelConfig(
+        num_clients_per_round=len(cohorts[0]),
+        l2_clip_norm=privacy.l2_clip_norm,
+        noise_multiplier=noise_multiplier,
+    )
+
+
+def _check_noise(who: str, noise_multiplier: float, length: str, privacy: PrivacyConfig) -> None:
+    if noise_multiplier < privacy.min_noise_multiplier:
+        raise PrivacyError(
+            f"{who} refuses the plan: epsilon {privacy.target_epsilon:g} over {length} needs a "
+            f"noise multiplier of {noise_multiplier:.3g} only, and privacy.min_noise_multiplier is "
+            f"{privacy.min_noise_multiplier:g}; lower target_epsilon, or plan more of them"
+        )
+
+
+def _check_delta(num_examples: Mapping[str, int], privacy: PrivacyConfig) -> None:
+    if privacy.mechanism == "client-level":
+        if privacy.delta >= 1 / len(num_examples):
+            raise PrivacyError(
+                f"delta must lie below 1/n for the {len(num_examples)} clients, so below "
+                f"{1 / len(num_examples):.3g}, got {privacy.delta:g}"
+            )
+        return
     largest = max(num_examples, key=lambda client_id: num_examples[client_id])
-    if delta >= 1 / num_examples[largest]:
+    if privacy.delta >= 1 / num_examples[largest]:
         raise PrivacyError(
             f"delta must lie below 1/n for every client: client {largest} has "
-            f"{num_examples[largest]} rows, so below {1 / num_examples[largest]:.3g}, got {delta:g}"
+            f"{num_examples[largest]} rows, so below {1 / num_examples[largest]:.3g}, got "
+            f"{privacy.delta:g}"
         )

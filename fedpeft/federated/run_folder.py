@@ -5,6 +5,7 @@ ledger.db                      budgets and charges, where the run names no other
 checkpoint/progress.json       rounds finished, and which state file holds their adapter
 checkpoint/state-0007.safetensors
 checkpoint/round-0008/*.safetensors   updates of the open round, a file for each group
+checkpoint/round-0008/release.safetensors   their noised mean, with client-level privacy
 """
 
 import fcntl
@@ -198,6 +199,24 @@ class RunFolder:
             )
             for client_id, (num_nonfinite, reservation) in beside.items()
         }
+
+    def save_release(self, round_number: int, mean: Mapping[str, Tensor]) -> None:
+        """Makes the noised mean of the open round durable, before anyone can see it."""
+        path = self._release(round_number)
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, lambda partial: save_file(dict(mean), partial))
+
+    def load_release(self, round_number: int) -> dict[str, Tensor] | None:
+        """Returns the noised mean of the open round, where it was already made.
+
+        Raises:
+            AdapterError: If it cannot be read.
+        """
+        path = self._release(round_number)
+        return load_tensors(path) if path.is_file() else None
+
+    def _release(self, round_number: int) -> Path:
+        return self._round(round_number) / "release.safetensors"
 
     def _group(self, round_number: int, group: Sequence[str]) -> Path:
         digest = hashlib.sha256(json.dumps(list(group)).encode()).hexdigest()[:16]

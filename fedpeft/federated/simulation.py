@@ -10,7 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fedpeft.dp.client_level import ClientLevel
 from fedpeft.dp.config import PrivacyConfig
+from fedpeft.dp.randomness import Keystream
 from fedpeft.errors import BudgetError, ConfigError, VerificationError
 from fedpeft.federated.accounts import Accounts, Statement, open_accounts
 from fedpeft.federated.adapted_model import AdaptedModel, adapter_tensors
@@ -146,12 +148,17 @@ class Simulation:
         started = time.monotonic()
         cohort = self.plan.cohorts[round_number - 1]
         self.observer.round_started(round_number, cohort)
-        updates = self._updates(round_number, cohort)
-        self._drop_diverged(round_number, updates)
+        paid = self._updates(round_number, cohort)
+        updates = {client_id: update.result for client_id, update in paid.items()}
+        if self.plan.client_level is None:
+            self._drop_diverged(round_number, updates)
         if updates:
-            weights = [self.plan.clients[client_id].weight for client_id in updates]
             sent = [result.tensors for result in updates.values()]
-            aggregate = self.aggregator.aggregate(self.tensors, sent, weights)
+            if self.plan.client_level is None:
+                released, weights = sent, [self.plan.clients[c].weight for c in updates]
+            else:
+                released, weights = [self._noised_mean(round_number, paid)], [1.0]
+            aggregate = self.aggregator.aggregate(self.tensors, released, weights)
             diagnostics = dict(aggregate.diagnostics)
             norms = {
                 client_id: _distance(r.tensors, self.tensors) for client_id, r in updates.items()
@@ -185,7 +192,7 @@ class Simulation:
         self._save()
         self.observer.round_finished(round_number, metrics, max(spent.values(), default=None))
 
-    def _updates(self, round_number: int, cohort: tuple[str, ...]) -> dict[str, LocalResult]:
+    def _updates(self, round_number: int, cohort: tuple[str, ...]) -> dict[str, Update]:
         """Returns what the cohort's clients made of the adapter, those that could pay.
 
         Reserve, train, make durable, commit: a crash between any two of them loses no charge, and
@@ -225,7 +232,33 @@ class Simulation:
         for client_id in cohort:
             if client_id not in done:
                 self._note_sitting_out(round_number, client_id)
-        return {client_id: done[client_id].result for client_id in cohort if client_id in done}
+        return {client_id: done[client_id] for client_id in cohort if client_id in done}
+
+    def _noised_mean(self, round_number: int, paid: Mapping[str, Update]) -> dict[str, Tensor]:
+        """Returns what all clients together released: where they started plus their noised mean.
+
+        It is drawn once: a second draw after a crash would be a second release.
+        """
+        assert self.plan.client_level is not None
+        start = {name: self.tensors[name] for name in next(iter(paid.values())).result.tensors}
+        mean = self.folder.load_release(round_number)
+        if mean is None:
+            seed = self._coin_seed(round_number, "coordinator")
+            released = ClientLevel(
+                {name: tensor.shape for name, tensor in start.items()},
+                self.plan.client_level,
+                Keystream.from_system() if seed is None else Keystream.insecure_from_seed(seed),
+            ).release(
+                {name: tensor - start[name] for name, tensor in update.result.tensors.items()}
+                for update in paid.values()
+            )
+            mean = dict(released.mean)
+            self.folder.save_release(round_number, mean)
+        assert self._accounts is not None
+        for update in paid.values():
+            assert update.reservation is not None
+            self._accounts.ledger.commit(update.reservation, tensor_digest(mean))
+        return {name: tensor + mean[name] for name, tensor in start.items()}
 
     def _jobs(self, round_number: int, waiting: deque[tuple[str, ...]]) -> Iterator[Job]:
         """Yields a job for each waiting group, paid for at the moment it is asked for."""
@@ -249,16 +282,19 @@ class Simulation:
 
     def _reserve(self, round_number: int, client_id: str) -> str | None:
         """Charges the client for the round before its first gradient."""
-        mechanism = self.plan.clients[client_id].dp
-        if self._accounts is None or mechanism is None:
+        event = self.plan.event(client_id, self.federation.local_steps)
+        if self._accounts is None or event is None:
             return None
-        event = mechanism.event(self.federation.local_steps)
         return self._accounts.reserve(round_number, client_id, event)
 
     def _commit(self, updates: Mapping[str, Update]) -> Mapping[str, Update]:
-        """Records what was released; a second time, after a crash, changes nothing."""
+        """Records what was released; a second time, after a crash, changes nothing.
+
+        With client-level privacy an update is no release: their mean is.
+        """
         for update in updates.values():
-            if self._accounts is not None and update.reservation is not None:
+            if self.plan.client_level is None and update.reservation is not None:
+                assert self._accounts is not None
                 digest = tensor_digest(update.result.tensors)
                 self._accounts.ledger.commit(update.reservation, digest)
         return updates

@@ -46,6 +46,7 @@ def build_report(
     """Returns the report of a simulation that has run to its end."""
     privacy, federation = simulation.privacy, simulation.federation
     tensors = simulation.tensors
+    client_level = simulation.plan.client_level is not None
     return Report(
         name=name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -55,6 +56,10 @@ def build_report(
         hardware=_hardware(simulation.model.device),
         privacy=PrivacyReport(
             enabled=privacy.enabled,
+            mechanism=privacy.mechanism,
+            privacy_unit="client" if client_level else "example",
+            neighboring_relation="zero_out_one" if client_level else "add_or_remove_one",
+            sampling="none" if client_level else "poisson",
             insecure_seeded_noise=privacy.enabled and privacy.insecure_seeded_noise,
             target_epsilon=privacy.target_epsilon if privacy.enabled else None,
             delta=privacy.delta if privacy.enabled else None,
@@ -113,8 +118,10 @@ def _clients(assembly: Assembly, simulation: Simulation) -> list[ClientReport]:
             weight=client.weight,
             label_counts=dict(assembly.histogram[client_id]),
             sampling_prob=client.sampling_prob,
-            noise_multiplier=client.dp.noise_multiplier if client.dp else None,
-            planned_steps=client.num_steps,
+            noise_multiplier=simulation.plan.noise_multiplier(client_id),
+            planned_steps=client.num_steps
+            if simulation.plan.client_level is None
+            else client.num_rounds,
             charged_steps=simulation.statements[client_id].num_releases
             if private
             else took_part.count(client_id) * steps,

@@ -79,7 +79,7 @@ def guarantee(report: Report) -> Guarantee:
             covered=[],
             not_covered=[_no_guarantee(), *_simulation(private=False)],
         )
-    claims = [_unit(report), _mechanism(report), _reach(), _accounting(report)]
+    claims = [_unit(report), _mechanism(report), _reach(report), _accounting(report)]
     if report.privacy.insecure_seeded_noise:
         caveat = (
             "Anything, for whoever knows the seed",
@@ -104,6 +104,13 @@ def _no_guarantee() -> tuple[str, str]:
 def _unit(report: Report) -> tuple[str, str]:
     privacy, highest = report.privacy, max_epsilon(report)
     at_most = f" No ε is above {text.epsilon(highest)}." if highest is not None else ""
+    if privacy.privacy_unit == "client":
+        return (
+            "Everything that one client has",
+            "Each client has its own (ε, δ) guarantee for all of its rows together: if its updates "
+            "were all zero, the probability of anything seen of the adapter would change by at "
+            f"most a factor of exp(ε), up to δ = {text.delta(privacy.delta or 0.0)}.{at_most}",
+        )
     at_delta = f", at δ = {text.delta(privacy.delta)}" if privacy.delta is not None else ""
     return (
         "One row of one client",
@@ -115,6 +122,14 @@ def _unit(report: Report) -> tuple[str, str]:
 
 def _mechanism(report: Report) -> tuple[str, str]:
     clip = report.privacy.l2_clip_norm
+    if report.privacy.privacy_unit == "client":
+        return (
+            "Noise before anyone sees the adapter",
+            "Each client's whole update is clipped to "
+            f"{'a fixed L2 norm' if clip is None else f'an L2 norm of {text.number(clip)}'}, all "
+            "count the same, and Gaussian noise of \N{GREEK SMALL LETTER SIGMA} times that norm is "
+            "added once to their sum, which is divided by the planned number of clients.",
+        )
     limit = f"an L2 norm of {text.number(clip)}" if clip is not None else "a fixed L2 norm"
     return (
         "Noise before anything leaves the client",
@@ -125,7 +140,14 @@ def _mechanism(report: Report) -> tuple[str, str]:
     )
 
 
-def _reach() -> tuple[str, str]:
+def _reach(report: Report) -> tuple[str, str]:
+    if report.privacy.privacy_unit == "client":
+        return (
+            "Everything computed from the adapter",
+            "Later adapters, their exports, and whatever they generate need no further budget: "
+            "processing what was already released cannot weaken the guarantee. It also holds "
+            "against the other clients.",
+        )
     return (
         "Everything computed from the updates",
         "Aggregated adapters, their exports, and whatever they generate need no further budget: "
@@ -144,13 +166,21 @@ def _accounting(report: Report) -> tuple[str, str]:
 
 
 def _limits(report: Report) -> list[tuple[str, str]]:
-    return [
-        (
+    if report.privacy.privacy_unit == "client":
+        unit = (
+            "What the coordinator sees",
+            "It receives every update without noise and must be trusted to clip, to add noise and "
+            "to forget. Clients who do not trust it need mechanism = 'dp-sgd'.",
+        )
+    else:
+        unit = (
             "A person with many rows",
             "The unit is one example. Someone whose data fills k rows of a client has a weaker "
             "protection: about k times the ε, and a larger δ. Rows held by two clients count in "
             "both.",
-        ),
+        )
+    return [
+        unit,
         (
             "How many rows a client has",
             "Row counts, weights and sampling probabilities are treated as public numbers.",

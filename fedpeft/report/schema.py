@@ -20,15 +20,21 @@ class PrivacyReport(_Section):
     insecure_seeded_noise: bool = Field(
         description="True: noise and sampling came from a seed, so whoever knows it can undo them."
     )
-    privacy_unit: Literal["example"] = Field(
+    mechanism: Literal["dp-sgd", "client-level"] = Field(
+        default="dp-sgd", description="Where the noise was added, see `fedpeft config schema`."
+    )
+    privacy_unit: Literal["example", "client"] = Field(
         default="example", description="What a neighbouring data set differs in."
     )
-    neighboring_relation: Literal["add_or_remove_one"] = Field(
+    neighboring_relation: Literal["add_or_remove_one", "zero_out_one"] = Field(
         default="add_or_remove_one",
-        description="How neighbours differ: one has one unit more than the other.",
+        description="How neighbours differ: one has one unit more than the other, or one unit's "
+        "update is zero.",
     )
-    sampling: Literal["poisson"] = Field(
-        default="poisson", description="Each row enters a batch independently of all others."
+    sampling: Literal["poisson", "none"] = Field(
+        default="poisson",
+        description="'poisson': each row enters a batch independently of all others, and epsilon "
+        "counts on it. 'none': epsilon counts on no sampling.",
     )
     accountant: str = Field(default="PLD", description="Which accountant computed every epsilon.")
     target_epsilon: float | None = Field(
@@ -36,7 +42,7 @@ class PrivacyReport(_Section):
     )
     delta: float | None = Field(default=None, description="The delta of every epsilon here.")
     l2_clip_norm: float | None = Field(
-        default=None, description="Largest L2 norm of one example's gradient, all layers together."
+        default=None, description="Largest L2 norm of one unit's contribution, all layers together."
     )
     ledger: str | None = Field(
         default=None,
@@ -60,8 +66,11 @@ class ClientReport(_Section):
     )
     sampling_prob: float = Field(description="Chance of each row to enter one local step's batch.")
     noise_multiplier: float | None = Field(description="Noise stddev / clip norm; null if off.")
-    planned_steps: int = Field(description="Local steps that the plan gave this client.")
-    charged_steps: int = Field(description="Local steps charged, whether or not they arrived.")
+    planned_steps: int = Field(
+        description="Releases that the plan gave this client: local steps, or with 'client-level' "
+        "rounds."
+    )
+    charged_steps: int = Field(description="Releases charged, whether or not they arrived.")
     epsilon: float | None = Field(
         description="Spent on the client's rows, at the report's delta, in all runs that the "
         "ledger knows; null if off."

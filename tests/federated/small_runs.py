@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from fedpeft.config import RunConfig
+from fedpeft.dp.events import PrivacyEvent
 from fedpeft.federated.assembly import Assembly, assemble
 from fedpeft.federated.run_folder import RunFolder
 from fedpeft.federated.simulation import Simulation
 from fedpeft.federated.trainer import LocalTrainer
 from fedpeft.ledger import Ledger
-from fedpeft.ledger.events import PrivacyEvent
 from fedpeft.types import tensor_digest
 from fedpeft.workers import RayTrainer, WorkersConfig
 from tests.tiny_models import write_rows
