@@ -155,7 +155,7 @@ class DpSgd:
             replace(total, units={"all": flat}), self._config.noise_multiplier, self._keystream
         )
         mean = (noised["all"] / self._config.expected_batch_size).float()
-        parts = mean.split([units.numel() for units in total.units.values()])
+        parts = torch.split(mean, [units.numel() for units in total.units.values()])
         return NoisyGradient(
             mean={
                 name: part.reshape(units.shape)
@@ -237,7 +237,7 @@ def _by_owner(
     # Sorted on the host and copied once: to select by a mask, the host would wait for the device.
     order_N = to_device(torch.from_numpy(np.argsort(owners, kind="stable")), device)
     counts = np.bincount(owners, minlength=num_clients).tolist()
-    for k, own in enumerate(order_N.split(counts)):
+    for k, own in enumerate(torch.split(order_N, counts)):
         if counts[k]:
             yield k, {name: grad.index_select(0, own) for name, grad in grads.items()}
 

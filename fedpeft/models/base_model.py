@@ -15,7 +15,7 @@ from fedpeft.models.attention import mask_always
 from fedpeft.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 _PACKAGE = "package:"
 _MAX_REASON = 300
@@ -46,7 +46,7 @@ def load_base_model(config: ModelConfig) -> nn.Module:
     from transformers import AutoModel, AutoModelForCausalLM
 
     kind: Any = AutoModelForCausalLM if config.task == "causal-lm" else AutoModel
-    model: PreTrainedModel
+    model: nn.Module
     model, found = _from_pretrained(
         kind, config, dtype="float32", use_safetensors=True, output_loading_info=True
     )

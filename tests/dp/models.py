@@ -1,5 +1,6 @@
 """Tiny models for the DP tests: one whose gradients are given, and three real architectures."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -17,11 +18,15 @@ from transformers import (
 )
 
 from fedpeft.adapters.config import AdapterConfig
+from fedpeft.adapters.lora import LoraLinear
 from fedpeft.dp.mechanism import CohortBatch, DpSgd, DpSgdConfig, PhysicalBatch, cohort_step
 from fedpeft.dp.randomness import Keystream
 from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.models.dataset import Dataset
 from fedpeft.models.model_config import ModelConfig
+from fedpeft.models.tasks import ClassifierHead
+
+ODD_VALUES = (math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, -1e-40, 1e-38, 1e30, -1e30, 3e38)
 
 _VOCABULARY = 40
 _HIDDEN = 16
@@ -51,6 +56,31 @@ class Given(nn.Module):
         half = self.left.weight.numel()
         losses_N: Tensor = self.left(gradients_ND[:, :half]) + self.right(gradients_ND[:, half:])
         return losses_N
+
+
+class AdaptedHead(nn.Module):
+    """An adapted map of tokens, their mean, and a head: all that is trained privately, small."""
+
+    TRAINED = ("lora.lora_b", "head.weight", "head.bias")
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.lora = LoraLinear(nn.Linear(5, 4), torch.randn(2, 5, generator=generator), 1.0)
+        self.lora.base.requires_grad_(False)
+        self.head = ClassifierHead(4, 3)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.normal_(generator=generator)
+
+    @staticmethod
+    def inputs() -> Tensor:
+        """Four rows of six tokens."""
+        return torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(1))
+
+    def losses(self, x_NTI: Tensor, targets_N: Tensor) -> Tensor:
+        logits_NC = self.head(self.lora(x_NTI).tanh().mean(1))
+        return nn.functional.cross_entropy(logits_NC, targets_N, reduction="none")
 
 
 def given_batches(

@@ -1,19 +1,34 @@
 """Legend: N rows, T tokens, I inputs, O outputs, R rank."""
 
+import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedpeft.adapters.lora import LoraLinear
+from fedpeft.dp.clipping import clip_and_sum
 from fedpeft.dp.grad_sample import per_example_grads, row_parameters, trainable_parameters
+from fedpeft.dp.grid import Grid
 from fedpeft.errors import PrivacyError
 from fedpeft.federated.adapted_model import AdaptedModel
+from fedpeft.models.checkpointing import checkpoint_layers
 from fedpeft.models.dataset import Batch, Dataset, collate
 from fedpeft.models.tasks import ClassifierHead
-from tests.dp.models import Given, bert, gpt2, llama, rows_of_tokens
+from tests.dp.models import (
+    ODD_VALUES,
+    AdaptedHead,
+    Given,
+    bert,
+    gpt2,
+    llama,
+    rows_of_tokens,
+)
 
 _CPU = torch.device("cpu")
 _LENGTHS = (4, 11, 3, 7, 7, 5)
@@ -115,15 +130,49 @@ def test_values_are_those_of_the_shared_parameters(model: AdaptedModel):
         torch.testing.assert_close(model.task_model.losses(batch), plain, rtol=1e-5, atol=1e-6)
 
 
-def test_nonfinite_row_leaves_the_others_alone():
-    base = nn.Linear(5, 4).requires_grad_(False)
-    lora = LoraLinear(base, torch.randn(2, 5, generator=torch.Generator().manual_seed(0)), 1.0)
-    x_NTI = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(1))
-    clean = per_example_grads(lora, 3, lambda: lora(x_NTI).square().sum((1, 2)))["lora_b"]
-    x_NTI[1, 2, 3] = torch.inf
-    poisoned = per_example_grads(lora, 3, lambda: lora(x_NTI).square().sum((1, 2)))["lora_b"]
-    assert not torch.isfinite(poisoned[1]).all()
-    assert torch.equal(poisoned[[0, 2]], clean[[0, 2]])
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from(ODD_VALUES), st.sampled_from(["input", *AdaptedHead.TRAINED]), st.data())
+def test_odd_row_leaves_the_others_alone(value: float, place: str, data: st.DataObject):
+    """Whatever stands in its input or in its copy of a parameter, bit for bit, clipped and summed.
+
+    The value stands in one place; NaN and infinities spread over the row's own gradient only.
+    """
+    model, x_NTI, targets_N = AdaptedHead(), AdaptedHead.inputs(), torch.tensor([0, 1, 2, 1])
+    given_rows = {
+        name: p.detach().expand(4, *p.shape).clone()
+        for name, p in trainable_parameters(model).items()
+    }
+    dimension = sum(rows[0].numel() for rows in given_rows.values())
+    grid = Grid.for_clip_norm(0.5, dimension)
+
+    def run() -> tuple[dict[str, Tensor], Tensor]:
+        grads = per_example_grads(model, 4, lambda: model.losses(x_NTI, targets_N), given_rows)
+        parts = [
+            clip_and_sum({name: grad[n : n + 1] for name, grad in grads.items()}, grid)
+            for n in range(4)
+        ]
+        contributions_N = torch.stack(
+            [torch.cat([units.flatten() for units in part.units.values()]) for part in parts]
+        )
+        together = clip_and_sum(grads, grid).units.values()
+        assert torch.equal(
+            torch.cat([units.flatten() for units in together]), contributions_N.sum(0)
+        )
+        return grads, contributions_N
+
+    clean, of_clean = run()
+    row = data.draw(st.integers(0, 3))
+    odd = x_NTI if place == "input" else given_rows[place]
+    odd[row].view(-1)[data.draw(st.integers(0, odd[row].numel() - 1))] = value
+    found, contributions = run()
+    others = [n for n in range(4) if n != row]
+    for name, grad in clean.items():
+        assert torch.equal(found[name][others], grad[others])
+    assert torch.equal(contributions[others], of_clean[others])
+    assert torch.isfinite(contributions).all()
+    if math.isnan(value):
+        assert not contributions[row].any()
+        assert of_clean[row].any()
 
 
 def _opacus_grads(module: nn.Module, x: Tensor, losses: Callable[[Tensor], Tensor]) -> list[Tensor]:
@@ -224,3 +273,34 @@ def test_copies_take_no_memory():
     with row_parameters(head, 1000) as leaves:
         for name, leaf in leaves.items():
             assert leaf.untyped_storage().data_ptr() == head.get_parameter(name).data_ptr()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["plain", "checkpointed"])
+def test_nothing_is_kept_below_the_lowest_adapted_layer(checkpointed: bool):
+    """Backward stops there: what lies below has no graph, and its activations can go."""
+    model = bert()
+    model.set_trainable(["lora_b"])
+    base = model.task_model.base
+    base.encoder.layer[0].requires_grad_(False)
+    if checkpointed:
+        checkpoint_layers(base)
+    graphs: dict[str, bool] = {}
+    for name, module in base.named_modules():
+        module.register_forward_hook(
+            lambda module, x, y, name=name: graphs.update({name: _needs_graph(y)})
+        )
+    dataset = rows_of_tokens(_LENGTHS)
+    batch = collate(dataset, range(len(dataset)), _CPU)
+    per_example_grads(model.task_model, 6, lambda: model.task_model.losses(batch))
+    below = [name for name in graphs if name.startswith(("embeddings", "encoder.layer.0"))]
+    assert len(below) > 10
+    assert not any(graphs[name] for name in below)
+    adapted = "encoder.layer.1.attention.self"
+    # Of the two adapted maps the key between them is a frozen one: it has no graph either.
+    assert [graphs[f"{adapted}.{name}"] for name in ("query", "key", "value")] == [1, 0, 1]
+    assert graphs["encoder.layer.1"]
+
+
+def _needs_graph(output: Any) -> bool:
+    tensors = [output] if isinstance(output, Tensor) else list(output)
+    return any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)

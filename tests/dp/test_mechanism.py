@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +36,8 @@ from fedpeft.federated.local_training import LocalClient, train_locally
 from fedpeft.federated.plan import ClientPlan
 from fedpeft.models.dataset import collate
 from tests.dp.models import (
+    ODD_VALUES,
+    AdaptedHead,
     Given,
     bert,
     given_batches,
@@ -328,6 +333,52 @@ def test_clients_may_be_in_any_order_within_a_batch():
     for left, right in zip(*released, strict=True):
         for name, tensor in left.mean.items():
             assert torch.equal(tensor, right.mean[name])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(ODD_VALUES),
+    st.sampled_from(["input", *AdaptedHead.TRAINED]),
+    st.integers(0, 7),
+)
+def test_release_is_finite_and_the_other_client_sees_nothing(value: float, place: str, at: int):
+    """An odd value in a row of one client, or in its own parameters, so in all its rows."""
+    model = AdaptedHead()
+    config = _config(num_examples=4, expected_batch_size=4.0)
+
+    def released(value: float | None) -> list[Tensor]:
+        stacked = {
+            name: p.detach().expand(2, *p.shape).clone()
+            for name, p in trainable_parameters(model).items()
+        }
+        x_NTI, targets_N = torch.cat([AdaptedHead.inputs()] * 2), torch.tensor([0, 1, 2, 1] * 2)
+        if value is not None:
+            odd = x_NTI[6] if place == "input" else stacked[place][1]
+            odd.view(-1)[at % odd.numel()] = value
+        batch = CohortBatch(
+            rows=np.tile(np.arange(4), 2),
+            owners=np.repeat([0, 1], 4),
+            losses=lambda: model.losses(x_NTI, targets_N),
+        )
+        members = [DpSgd(model, config, Keystream.insecure_from_seed(seed)) for seed in (0, 1)]
+        steps = cohort_step(members, lambda samples: [batch], stacked)
+        return [torch.cat([mean.flatten() for mean in step.mean.values()]) for step in steps]
+
+    clean, found = released(None), released(value)
+    assert torch.equal(found[0], clean[0])
+    assert torch.isfinite(found[1]).all()
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.float32, (5, 4), elements=st.sampled_from([*ODD_VALUES, 0.3, -2.0])))
+def test_nonfinite_rows_release_what_rows_of_zero_would(rows_ND: NDArray[np.float32]):
+    """Bit for bit: neither the sum nor the noise knows of them."""
+    config = _config(num_examples=5, expected_batch_size=5.0)
+    finite_N1 = np.isfinite(rows_ND).all(1, keepdims=True)
+    zeroed_ND = np.where(finite_N1, rows_ND, np.float32(0))
+    found, expected = (run_honest(rows, config, 1) for rows in (rows_ND, zeroed_ND))
+    assert np.isfinite(found).all()
+    assert np.array_equal(found, expected)
 
 
 def test_clients_of_a_cohort_train_one_model():

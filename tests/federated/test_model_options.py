@@ -208,6 +208,7 @@ def test_compiled_graphs_take_parameters_and_sizes_as_inputs(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.parametrize("options", [COMPILED, COMPILED | KEPT_LESS], ids=["alone", "kept less"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiled_code_equals_the_model(
