@@ -96,7 +96,7 @@ PrivacyEvent = DpSgdEvent | ClientUpdateEvent
 """Every kind of event that accountants and ledgers know."""
 
 
-def _check_noise_multiplier(value: object) -> None:
+def _check_noise_multiplier(value: float) -> None:
     # Compared, not tested for being finite: an int may be too large to become a float.
     if not (isinstance(value, Real) and 0 < value <= sys.float_info.max):
         raise PrivacyError(f"noise_multiplier must be positive and finite, got {value}")

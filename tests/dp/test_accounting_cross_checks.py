@@ -31,7 +31,10 @@ def _agree(events: list[PrivacyEvent], delta: float) -> None:
     assert prv_epsilon(events, delta) == high
 
 
-@pytest.mark.parametrize(("prob", "multiplier", "steps"), _GRID)
+@pytest.mark.parametrize(
+    ("prob", "multiplier", "steps"),
+    [pytest.param(*point, marks=[pytest.mark.slow] if point[2] == 100 else []) for point in _GRID],
+)
 def test_accountants_agree_on_the_grid(prob: float, multiplier: float, steps: int):
     _agree([_event(prob, multiplier, steps)], _DELTA)
 
@@ -66,11 +69,12 @@ def test_a_wrong_noise_multiplier_would_not_agree():
     [
         (_event(0.01, 1.0, 1000), 1e-12, "rounding errors would dominate"),
         (_event(0.01, 1e6, 1_000_000), 1e-5, "its table would have"),
-        (_event(1 - 1e-13, 3.0, 10_000), 1e-9, "its exponentials overflow"),
+        (_event(1.0, 0.028, 1), 1e-5, "its exponentials overflow"),
+        (_event(0.01, 0.025, 1), 1e-5, "its exponentials overflow"),
     ],
 )
 def test_where_prv_fails_it_says_so(event: DpSgdEvent, delta: float, reason: str):
-    """At the first and the last, Opacus alone returns numbers, the last of them infinite."""
+    """Opacus alone gives a number at the first and the last two: wrong, infinite, and too low."""
     assert epsilon([event], delta) >= 0
     with pytest.raises(PrivacyError, match=reason):
         prv_interval([event], delta)

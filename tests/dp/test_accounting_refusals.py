@@ -161,7 +161,7 @@ def _priced(accountant: _Accountant, make: Callable[[], object], delta: float) -
     assert spent >= 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(noise=_FLOATS, prob=_FLOATS, steps=_COUNTS, delta=_FLOATS)
 # The slowest that the limits let through, and what once overflowed or divided by zero.
 @example(noise=1.0, prob=0.5, steps=10**6, delta=1e-5)
@@ -178,7 +178,7 @@ def test_any_number_is_priced_or_refused(noise: float, prob: float, steps: int, 
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(noise=_FLOATS, rounds=_COUNTS, delta=_FLOATS)
 def test_any_client_number_is_priced_or_refused(noise: float, rounds: int, delta: float):
     for accountant in _ACCOUNTANTS:
