@@ -216,6 +216,11 @@ def _run(
     if only_mechanism and not config.privacy.enabled:
         raise ConfigError("privacy is off in this configuration: there is no mechanism to audit")
     parts: dict[str, Any] = {}
+    if config.privacy.enabled and config.privacy.mechanism != "dp-sgd":
+        raise ConfigError(
+            "an audit attacks example-level privacy, and this run's is client-level; set "
+            "privacy.mechanism = 'dp-sgd', or audit a finished adapter with --adapter"
+        )
     if config.privacy.enabled:
         rows = read_and_partition(config.model, config.data, config.federation)
         counts = {client_id: len(part) for client_id, part in rows.parts.items()}

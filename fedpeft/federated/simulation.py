@@ -240,7 +240,9 @@ class Simulation:
         It is drawn once: a second draw after a crash would be a second release.
         """
         assert self.plan.client_level is not None
-        start = {name: self.tensors[name] for name in next(iter(paid.values())).result.tensors}
+        # Sorted: an update that was read from disk has its tensors in another order.
+        names = sorted(next(iter(paid.values())).result.tensors)
+        start = {name: self.tensors[name] for name in names}
         mean = self.folder.load_release(round_number)
         if mean is None:
             seed = self._coin_seed(round_number, "coordinator")
