@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import torch
@@ -25,6 +25,11 @@ def device_named(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise ConfigError("torch finds no CUDA device here; use --device cpu")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def synchronizer(device: torch.device) -> Callable[[], object]:
+    """Returns what waits until the device has done its work."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def versions(extra: Sequence[str] = ()) -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""bench.json and bench.svg on disk: complete or not there, and strict JSON."""
+"""bench.json, strict JSON and written last, and bench.svg beside it."""
 
 import json
 from pathlib import Path
 
 from fedpeft.bench.schema import BenchReport
-from fedpeft.files import write_atomically, write_text
+from fedpeft.files import write_text
 
 JSON_NAME, PLOT_NAME = "bench.json", "bench.svg"
 
@@ -22,5 +22,5 @@ def write_bench(report: BenchReport, directory: Path) -> None:
 
     content, figure = to_json(report), ratios_figure(report)
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / PLOT_NAME, lambda partial: _save(figure, partial, save_figure))
+    save_figure(figure, directory / PLOT_NAME)
     write_text(directory / JSON_NAME, content)
