@@ -10,8 +10,8 @@ What differs from `tutorial.py`, and why:
 - only the trained tensors travel; every process draws the same frozen A from the seed;
 - no epsilon in every message: the noise was calibrated for the whole run.
 
-Opacus computes per-example gradients with hooks, one torch thread in each of as many actors as CPUs;
-README.md has the measurement against its other modes and against one actor with all threads.
+Opacus computes per-example gradients with hooks, one torch thread in each of as many actors as
+CPUs; README.md has the measurement against its other modes and one actor with all threads.
 """
 
 import sys
@@ -48,6 +48,7 @@ class Actor:
 
     @cache  # noqa: B019  # as long as the process
     def rows(self, path: str) -> tuple[list[str], list[int]]:
+        """Texts and classes of one file."""
         texts, labels = read_rows(path, self.job)
         return texts, [self.classes[label] for label in labels]
 
@@ -64,11 +65,13 @@ class Actor:
         return {**tokens, "labels": torch.tensor([targets[n] for n in indices])}
 
     def load(self, tensors: flower.Tensors) -> None:
+        """Copies the trained tensors into the model."""
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(tensors[name])
 
     def optimizer(self, client: int, expected_batch_size: float) -> DPOptimizer:
+        """A client's own: nothing of it outlives the round."""
         job = self.job
         of_b = [p for name, p in self.trained.items() if "lora_B" in name]
         of_head = [p for name, p in self.trained.items() if "lora_B" not in name]
@@ -193,7 +196,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # By its name: what is defined in __main__ travels to the actors by value, module caches and all.
+    # By its name: what __main__ defines travels to the actors by value, without module caches.
     import careful
 
     careful.main()

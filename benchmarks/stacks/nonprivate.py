@@ -56,6 +56,7 @@ class Floor:
         self.tokenizer = load_tokenizer(self.config)
 
     def dataset(self, paths: list[str]) -> Dataset:
+        """All rows of the files, tokenized."""
         rows = [read_rows(path, self.job) for path in paths]
         texts = [text for part, _ in rows for text in part]
         ids = self.tokenizer(texts, truncation=True, max_length=self.job.max_length)["input_ids"]

@@ -70,7 +70,10 @@ def parameter_groups(model, job: Job) -> list[dict]:
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return [
         {"params": [p for name, p in trained if "lora_B" in name], "lr": job.learning_rate},
-        {"params": [p for name, p in trained if "lora_B" not in name], "lr": job.head_learning_rate},
+        {
+            "params": [p for name, p in trained if "lora_B" not in name],
+            "lr": job.head_learning_rate,
+        },
     ]
 
 
@@ -159,14 +162,14 @@ def main() -> None:
         num_actors=job.num_cpus,
         choices={
             "padding": f"every row to {job.max_length} tokens",
-            "per-example gradients": "PrivacyEngine.make_private, defaults (hooks, Poisson sampling)",
+            "per-example gradients": "make_private, defaults (hooks, Poisson sampling)",
             "model": "loaded for every message",
         },
     )
 
 
 if __name__ == "__main__":
-    # By its name: what is defined in __main__ travels to the actors by value, module caches and all.
+    # By its name: what __main__ defines travels to the actors by value, without module caches.
     import tutorial
 
     tutorial.main()

@@ -1,0 +1,343 @@
+"""`fedpeft bench simulate`: a whole federated run against the stacks that others would use.
+
+Every arm is a process of its own on the same job, and its time is the wall clock from start to
+exit: interpreter, imports, loading, rounds, the final evaluation, and for fedpeft also its
+calibration, its journal, the export and the check of the reloaded adapter. The floor is the
+exception: of it only the pure forward and backward counts.
+"""
+
+import ast
+import json
+import math
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from pydantic import ValidationError
+
+from fedpeft.bench.interleave import paired_ratio
+from fedpeft.bench.process import ProcessCost, run_program
+from fedpeft.bench.schema import ArmReport, CaseReport, CheckReport, Quantity, RatioReport
+from fedpeft.bench.stack_job import PreparedJob, StackResult, StackSettings, prepare_job
+from fedpeft.errors import ConfigError, VerificationError
+from fedpeft.report.write import read_report
+from fedpeft.types import derive_seed
+
+OURS = "fedpeft"
+FLOOR_SECONDS = "forward_backward"
+_FEDPEFT = (sys.executable, "-c", "from fedpeft.cli.main import run; run()", "simulate")
+# Time of fedpeft over time of the arm, at most.
+TARGETS = {"tutorial": 1 / 5, "careful": 1 / 2, "nonprivate": 1.3}
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arms:
+    """What runs.
+
+    Attributes:
+        stacks: Programs that do the whole run.
+        floor: Program that does its forward and backward alone; None for none.
+        once: Names of the arms that run in the first block only.
+        fedpeft_args: More arguments for `fedpeft simulate`.
+    """
+
+    stacks: Sequence[Path]
+    floor: Path | None = None
+    once: frozenset[str] = frozenset()
+    fedpeft_args: Sequence[str] = ()
+
+    @property
+    def programs(self) -> dict[str, Path]:
+        """Name → program of every arm but ours."""
+        return {path.stem: path for path in [*self.stacks, *filter(None, [self.floor])]}
+
+    @property
+    def names(self) -> list[str]:
+        """All arms, ours first."""
+        return [OURS, *self.programs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One run of one arm; `result` is None for ours, which counts no rows but charges steps."""
+
+    seconds: float
+    cost: ProcessCost
+    phases: Mapping[str, float]
+    accuracy: float
+    delta_norm: float
+    result: StackResult | None
+    charged_steps: list[int]
+
+
+def run_stacks(
+    settings: StackSettings,
+    arms: Arms,
+    *,
+    num_blocks: int,
+    output: Path,
+    advanced: Callable[[str, float], object] = lambda name, seconds: None,
+) -> CaseReport:
+    """Runs all arms in interleaved blocks; their logs and results stay in `output`/runs.
+
+    Args:
+        settings: The run.
+        arms: Who does it.
+        num_blocks: Each runs every arm once, those of `arms.once` in the first block only.
+        output: Folder.
+        advanced: Called with an arm's name and its seconds.
+
+    Raises:
+        InputError: If an arm, the data or the model cannot be used.
+        VerificationError: If an arm fails or its RESULT.json is none.
+    """
+    _check(arms)
+    runs = output / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(derive_seed(settings.seed, "order of arms"))  # noqa: S311  no secret
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in arms.names}
+    with TemporaryDirectory(prefix="fedpeft-bench-") as scratch:
+        prepared = prepare_job(settings, Path(scratch))
+        for block in range(num_blocks):
+            names = [name for name in arms.names if block == 0 or name not in arms.once]
+            rng.shuffle(names)
+            for name in names:
+                outcome = _run_arm(name, arms, Path(scratch), runs / f"{name}-{block + 1}")
+                outcomes[name].append(outcome)
+                advanced(name, outcome.seconds)
+    return _case(settings, arms, prepared, outcomes)
+
+
+def _check(arms: Arms) -> None:
+    paths = [*arms.stacks, *filter(None, [arms.floor])]
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"there is no program {path}; benchmarks/stacks has those of fedpeft")
+    if len({OURS, *(path.stem for path in paths)}) <= len(paths):
+        raise ConfigError(
+            "arms are named by their files, so these must differ, and none is 'fedpeft': "
+            + ", ".join(path.name for path in paths)
+        )
+    unknown = arms.once - set(arms.names)
+    if unknown:
+        raise ConfigError(
+            f"--once names {', '.join(sorted(unknown))}, the arms are {', '.join(arms.names)}"
+        )
+
+
+def _run_arm(name: str, arms: Arms, scratch: Path, record: Path) -> Outcome:
+    log = record.with_name(f"{record.name}.log")
+    if name == OURS:
+        folder = scratch / record.name
+        threads = json.loads((scratch / "job.json").read_text(encoding="utf-8"))["num_cpus"]
+        config = [str(scratch / "run.toml"), "--output", str(folder), "--quiet"]
+        command = [*_FEDPEFT, *config, "--threads", str(threads), *arms.fedpeft_args]
+        return _ours(run_program(command, log), folder)
+    path = record.with_name(f"{record.name}.json")
+    path.unlink(missing_ok=True)
+    program = [sys.executable, str(arms.programs[name])]
+    cost = run_program([*program, str(scratch / "job.json"), str(path)], log)
+    result = _read_result(name, path)
+    is_floor = arms.floor is not None and name == arms.floor.stem
+    if is_floor and FLOOR_SECONDS not in result.seconds:
+        raise VerificationError(f"{path}: the floor must report seconds.{FLOOR_SECONDS}")
+    return Outcome(
+        seconds=result.seconds[FLOOR_SECONDS] if is_floor else cost.seconds,
+        cost=cost,
+        phases=result.seconds,
+        accuracy=result.accuracy,
+        delta_norm=result.delta_norm,
+        result=result,
+        charged_steps=[],
+    )
+
+
+def _read_result(name: str, path: Path) -> StackResult:
+    try:
+        return StackResult.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise VerificationError(f"{name} ended without an error, but wrote no {path}") from error
+    except ValidationError as error:
+        raise VerificationError(f"{name} wrote a result that is none: {path}: {error}") from error
+
+
+def _ours(cost: ProcessCost, folder: Path) -> Outcome:
+    report = read_report(folder)
+    return Outcome(
+        seconds=cost.seconds,
+        cost=cost,
+        phases={
+            "calibration": report.seconds.calibration,
+            "rounds": report.seconds.training,
+            "evaluation": report.seconds.evaluation,
+        },
+        accuracy=report.evaluation.metrics["accuracy"],
+        delta_norm=report.adapter.delta_norm,
+        result=None,
+        charged_steps=[client.charged_steps for client in report.clients],
+    )
+
+
+def _case(
+    settings: StackSettings,
+    arms: Arms,
+    prepared: PreparedJob,
+    outcomes: Mapping[str, Sequence[Outcome]],
+) -> CaseReport:
+    names = settings.model_dump(mode="json", include=set(_SHOWN))
+    return CaseReport(
+        name=f"{len(prepared.num_rows)} clients, {prepared.job.num_rounds} rounds",
+        settings={**names, "target_modules": " ".join(settings.target_modules)},
+        arms=[_arm_report(name, arms, runs) for name, runs in outcomes.items()],
+        ratios=[ratio for name in arms.programs for ratio in _ratios(name, arms, outcomes)],
+        checks=[
+            check
+            for name, runs in outcomes.items()
+            for number, run in enumerate(runs, 1)
+            for check in checks(f"{name}, run {number}", run, prepared)
+        ],
+        notes=_notes(arms, prepared, outcomes),
+    )
+
+
+# Not the paths of this machine.
+_SHOWN = (
+    "model",
+    "partition",
+    "num_clients",
+    "num_rounds",
+    "local_steps",
+    "expected_batch_size",
+    "rank",
+    "learning_rate",
+    "l2_clip_norm",
+    "target_epsilon",
+    "delta",
+    "max_length",
+    "max_tokens_per_batch",
+    "num_cpus",
+    "seed",
+)
+
+
+def checks(name: str, run: Outcome, prepared: PreparedJob) -> list[CheckReport]:
+    """Returns whether an arm did the work: its adapter changed, and it saw the planned rows."""
+    job = prepared.job
+    changed = math.isfinite(run.delta_norm) and run.delta_norm > 0
+    found = [
+        CheckReport(
+            name=f"{name}: the trained tensors changed",
+            error=0.0 if changed else None,
+            tolerance=0.0,
+            measure="none if their change has a positive norm",
+        )
+    ]
+    if run.result is None:
+        planned = job.num_rounds * job.local_steps
+        missing = [abs(steps - planned) for steps in run.charged_steps]
+        complete = len(missing) == len(job.clients)
+        found.append(
+            CheckReport(
+                name=f"{name}: steps charged",
+                error=float(sum(missing)) if complete else None,
+                tolerance=0.0,
+                measure="steps that the clients' ledgers are off the plan",
+            )
+        )
+        return found
+    expected = prepared.expected_examples
+    found.append(
+        CheckReport(
+            name=f"{name}: rows trained",
+            error=abs(run.result.num_examples - expected) / expected,
+            tolerance=prepared.examples_tolerance / expected,
+            measure="relative to the expected number; five standard deviations of Poisson sampling",
+        )
+    )
+    return found
+
+
+def _arm_report(name: str, arms: Arms, runs: Sequence[Outcome]) -> ArmReport:
+    metrics = {
+        "process_seconds": median(run.cost.seconds for run in runs),
+        "peak_memory_bytes": median(run.cost.peak_bytes for run in runs),
+        "accuracy": median(run.accuracy for run in runs),
+        "delta_norm": median(run.delta_norm for run in runs),
+    }
+    for phase in runs[0].phases:
+        metrics[f"seconds_{phase}"] = median(run.phases[phase] for run in runs)
+    results = [run.result for run in runs if run.result is not None]
+    for count in ("num_examples", "num_tokens", "num_padded_tokens") if results else ():
+        metrics[count] = median(getattr(result, count) for result in results)
+    return ArmReport(
+        name=name,
+        description=_description(name, arms),
+        seconds=[run.seconds for run in runs],
+        metrics=metrics,
+    )
+
+
+def _description(name: str, arms: Arms) -> str:
+    """The first line of what the program says about itself."""
+    if name == OURS:
+        return " ".join(["fedpeft simulate", *arms.fedpeft_args])
+    text = arms.programs[name].read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(text)) or name).splitlines()[0]
+
+
+def _ratios(name: str, arms: Arms, outcomes: Mapping[str, Sequence[Outcome]]) -> list[RatioReport]:
+    ours, theirs = outcomes[OURS], outcomes[name]
+    num_pairs = min(len(ours), len(theirs))
+
+    def ratio(quantity: Quantity, of: Callable[[Outcome], float]) -> RatioReport:
+        return paired_ratio(
+            quantity,
+            (OURS, name),
+            [of(run) for run in ours[:num_pairs]],
+            [of(run) for run in theirs[:num_pairs]],
+            confidence=_confidence(num_pairs),
+            at_most=TARGETS.get(name) if quantity == "seconds" else None,
+        )
+
+    found = [ratio("seconds", lambda run: run.seconds)]
+    measured = all(run.cost.peak_bytes > 0 for run in [*ours, *theirs])
+    if measured and (arms.floor is None or name != arms.floor.stem):
+        found.append(ratio("peak_memory", lambda run: float(run.cost.peak_bytes)))
+    return found
+
+
+def _confidence(num_pairs: int) -> float:
+    """95 %, or what the range of fewer than six pairs covers (three: 75 %); one has no interval."""
+    return min(_CONFIDENCE, 1 - 2.0 ** (1 - num_pairs) - 1e-9) if num_pairs > 1 else _CONFIDENCE
+
+
+def _notes(
+    arms: Arms, prepared: PreparedJob, outcomes: Mapping[str, Sequence[Outcome]]
+) -> list[str]:
+    notes = []
+    for name in arms.programs:
+        result = outcomes[name][0].result
+        assert result is not None
+        notes.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in result.stack.items()))
+    rounds = {
+        name: median(run.phases["rounds"] for run in runs)
+        for name, runs in outcomes.items()
+        if "rounds" in runs[0].phases
+    }
+    notes.append(
+        "seconds of the rounds alone, without start-up, evaluation and export: "
+        + ", ".join(f"{name} {seconds:.1f}" for name, seconds in rounds.items())
+    )
+    for name, runs in outcomes.items():
+        accuracy = median(run.accuracy for run in runs)
+        if accuracy <= prepared.majority_accuracy:
+            notes.append(
+                f"{name}: accuracy {accuracy:.4f} is not above that of the most frequent label, "
+                f"{prepared.majority_accuracy:.4f}"
+            )
+    return notes

