@@ -3,11 +3,11 @@
 Legend: N rows, T tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from fedpeft.adapters.config import AdapterConfig
@@ -17,6 +17,7 @@ from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.models.base_model import load_base_model
 from fedpeft.models.dataset import Batch
 from fedpeft.models.model_config import ModelConfig
+from fedpeft.models.table import did_you_mean
 from fedpeft.models.tasks import HEAD
 from fedpeft.types import derive_seed
 
@@ -115,6 +116,61 @@ PRESETS: Mapping[str, Case] = {
 }
 
 
+DEFAULT_CASES = ("minilm-16x32", "minilm-32x64")
+
+
+def chosen_cases(names: Sequence[str], options: Mapping[str, Any]) -> list[Case]:
+    """Returns the named cases, or one of the user's own, with options in place of their fields.
+
+    Args:
+        names: Of presets. None of them: the default ones, or with a model in `options` a case of
+            the user's own.
+        options: Field of `Case` → value; None leaves the field as it is.
+
+    Raises:
+        ConfigError: If a name or value is unknown, or a model is missing or given twice.
+    """
+    given = {field: value for field, value in options.items() if value is not None}
+    if not names and "model" in given:
+        if "target_modules" not in given:
+            raise ConfigError("a model of your own needs --targets, such as --targets query")
+        own = {"name": "own", "task": "classification", "num_rows": 16, "num_tokens": 32}
+        return [_validated(own | given)]
+    if not names and given:
+        raise ConfigError("options change a named case, or one of your own: name it, or --model")
+    if len(set(names)) < len(names):
+        raise ConfigError("name each case once")
+    return [_preset(name, given) for name in names or DEFAULT_CASES]
+
+
+def _preset(name: str, given: Mapping[str, Any]) -> Case:
+    if name not in PRESETS:
+        raise ConfigError(
+            f"there is no case {name!r}{did_you_mean(name, PRESETS)}; there are "
+            f"{', '.join(PRESETS)}"
+        )
+    case = PRESETS[name]
+    has_model = case.model is not None or case.shape is not None
+    if has_model and "model" in given:
+        raise ConfigError(f"{name} has a model of its own; leave out --model, or the case")
+    if not has_model and "model" not in given:
+        raise ConfigError(f"{name} needs a model: give its folder with --model")
+    if "task" in given:
+        raise ConfigError(f"{name} has a task of its own; --task goes with --model alone")
+    return _validated(case.model_dump() | given)
+
+
+def _validated(fields: Mapping[str, Any]) -> Case:
+    stem = fields["name"].rpartition("-")[0] or fields["name"]
+    name = f"{stem}-{fields['num_rows']}x{fields['num_tokens']}"
+    try:
+        return Case.model_validate({**fields, "name": name})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r}") from error
+
+
 def build_model(case: Case, seed: int, device: torch.device) -> AdaptedModel:
     """Loads the base model and adapts it; `B` and the head are trained, and start at random.
 
@@ -145,14 +201,13 @@ def build_base(case: Case, seed: int, device: torch.device) -> nn.Module:
     """Returns the frozen base model on the device, every weight in memory of its own.
 
     Raises:
-        InputError: If the case names neither a model nor a shape, or the model cannot be loaded.
+        ModelError: If the model cannot be loaded.
     """
     if case.shape is not None:
         base = _random_model(case.shape, derive_seed(seed, "weights"), device)
-    elif case.model is not None:
-        base = load_base_model(ModelConfig(name=case.model, task=case.task))
     else:
-        raise ConfigError(f"the case {case.name} needs a model: give its folder with --model")
+        assert case.model is not None, "a case has a model or a shape"
+        base = load_base_model(ModelConfig(name=case.model, task=case.task))
     base.to(device, getattr(torch, case.dtype))
     for parameter in base.parameters():
         # Loaded weights are pages of a file until they are first read: that is no part of a step.

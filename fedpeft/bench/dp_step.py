@@ -114,7 +114,13 @@ def run_case(
     return CaseReport(
         name=case.name,
         settings={
-            **{name: _plain(value) for name, value in case.model_dump(exclude={"name"}).items()},
+            "model": case.model or f"random weights, {case.shape}",
+            "task": case.task,
+            "num_rows": case.num_rows,
+            "num_tokens": case.num_tokens,
+            "rank": case.rank,
+            "target_modules": " ".join(case.target_modules),
+            "dtype": case.dtype,
             "num_trained": num_trained,
             "l2_clip_norm": l2_clip_norm,
             "noise_multiplier": NOISE_MULTIPLIER,
@@ -253,13 +259,3 @@ def _ratios(
                 ),
             ]
     return ratios
-
-
-def _plain(value: object) -> str | int:
-    return (
-        value
-        if isinstance(value, int)
-        else " ".join(value)
-        if isinstance(value, tuple)
-        else str(value)
-    )

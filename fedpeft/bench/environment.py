@@ -1,13 +1,16 @@
-"""Where and with what a benchmark ran."""
+"""Where and with what a benchmark ran, and the report that says so."""
 
 import os
 import platform
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
+from typing import Literal
 
 import torch
 
 from fedpeft import __version__
+from fedpeft.bench.schema import BenchReport, CaseReport
 from fedpeft.errors import ConfigError
 
 _PACKAGES = ("torch", "transformers", "peft", "numpy", "cryptography")
@@ -32,9 +35,32 @@ def synchronizer(device: torch.device) -> Callable[[], object]:
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
-def versions(extra: Sequence[str] = ()) -> dict[str, str]:
-    """Returns the versions of everything that takes part; `extra` names more distributions."""
-    found = {name: metadata.version(name) for name in (*_PACKAGES, *extra)}
+def new_report(
+    benchmark: Literal["dp-step", "simulate", "noise"],
+    cases: Sequence[CaseReport],
+    *,
+    seed: int,
+    num_blocks: int,
+    num_warmup_blocks: int,
+    device: torch.device,
+    packages: Sequence[str] = (),
+) -> BenchReport:
+    """Returns the report of cases that were just measured here; `packages` took part as well."""
+    return BenchReport(
+        benchmark=benchmark,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        num_blocks=num_blocks,
+        num_warmup_blocks=num_warmup_blocks,
+        hardware=hardware(device),
+        versions=versions(packages),
+        cases=list(cases),
+    )
+
+
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Returns the versions of everything that takes part; `packages` names more distributions."""
+    found = {name: metadata.version(name) for name in (*_PACKAGES, *packages)}
     return {"fedpeft": __version__, "python": platform.python_version(), **found}
 
 

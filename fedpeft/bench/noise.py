@@ -52,6 +52,11 @@ def arm_names() -> list[str]:
     return names
 
 
+def extra_packages() -> list[str]:
+    """Returns the distributions that the arms need beyond our own dependencies."""
+    return ["opacus"] if is_installed() else []
+
+
 def run_draws(
     dimension: int, settings: StepSettings, advanced: Callable[[], object] = lambda: None
 ) -> CaseReport:
