@@ -233,8 +233,8 @@ def checks(name: str, run: Outcome, prepared: PreparedJob) -> list[CheckReport]:
         CheckReport(
             name=f"{name}: the trained tensors changed",
             error=0.0 if changed else None,
-            tolerance=0.0,
-            measure="none if their change has a positive norm",
+            tolerance=0.5,
+            measure="0 where the norm of their change is positive and finite",
         )
     ]
     if run.result is None:
@@ -245,8 +245,8 @@ def checks(name: str, run: Outcome, prepared: PreparedJob) -> list[CheckReport]:
             CheckReport(
                 name=f"{name}: steps charged",
                 error=float(sum(missing)) if complete else None,
-                tolerance=0.0,
-                measure="steps that the clients' ledgers are off the plan",
+                tolerance=0.5,
+                measure="steps that all clients together are off the plan",
             )
         )
         return found
@@ -333,6 +333,11 @@ def _notes(
         "seconds of the rounds alone, without start-up, evaluation and export: "
         + ", ".join(f"{name} {seconds:.1f}" for name, seconds in rounds.items())
     )
+    num_blocks = len(outcomes[OURS])
+    if num_blocks > 1 and _confidence(num_blocks) < _CONFIDENCE:
+        notes.append(
+            f"intervals are the range over blocks: {_confidence(num_blocks):.0%} for {num_blocks}"
+        )
     for name, runs in outcomes.items():
         accuracy = median(run.accuracy for run in runs)
         if accuracy <= prepared.majority_accuracy:

@@ -11,7 +11,7 @@ from fedpeft.errors import ConfigError, VerificationError
 
 def simulate(
     data: Annotated[Path, typer.Option(help="Folder with train.jsonl and validation.jsonl.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bench.json and logs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")],
     stack: Annotated[
         list[Path] | None,
         typer.Option(help="Program that does the same run, such as benchmarks/stacks/careful.py."),
@@ -54,16 +54,16 @@ def simulate(
         if not path.is_file():
             raise ConfigError(f"there is no {path}; --data names a folder with both files")
 
-    from datetime import UTC, datetime
-
     import torch
 
-    from fedpeft.bench.environment import hardware, versions
-    from fedpeft.bench.schema import BenchReport
+    from fedpeft.bench.environment import new_report
     from fedpeft.bench.simulate import Arms, run_stacks
     from fedpeft.bench.stack_job import StackSettings
-    from fedpeft.bench.write import to_json, write_bench
+    from fedpeft.bench.write import JSON_NAME, PLOT_NAME, to_json, write_bench
+    from fedpeft.federated.run_folder import check_unused
 
+    check_unused(output)
+    torch.set_num_threads(num_cpus)
     settings = StackSettings(
         model=model,
         train=str(files["train"]),
@@ -82,7 +82,6 @@ def simulate(
         once=frozenset(once or []),
         fedpeft_args=shlex.split(fedpeft_args),
     )
-    machine = hardware(torch.device("cpu")) | {"torch_threads": str(num_cpus)}
     case = run_stacks(
         settings,
         arms,
@@ -90,26 +89,28 @@ def simulate(
         output=output,
         advanced=lambda name, seconds: typer.echo(f"{name} {seconds:.1f} s", err=True),
     )
-    report = BenchReport(
-        benchmark="simulate",
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    report = new_report(
+        "simulate",
+        [case],
         seed=seed,
         num_blocks=repetitions,
         num_warmup_blocks=0,
-        hardware=machine,
-        versions=versions(),
-        cases=[case],
+        device=torch.device("cpu"),
     )
     write_bench(report, output)
     if as_json:
         typer.echo(to_json(report), nl=False)
     else:
-        for ratio in case.ratios:
-            interval = "" if ratio.low is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"
-            target = "" if ratio.at_most is None else f", target at most {ratio.at_most:g}"
-            arms_named = f"{ratio.numerator} / {ratio.denominator}"
-            typer.echo(f"{arms_named} {ratio.quantity}: {ratio.median:.3f}{interval}{target}")
-        for note in case.notes:
-            typer.echo(note)
+        from rich.console import Console
+
+        from fedpeft.cli.bench_view import tables
+
+        console = Console()
+        console.print(tables(report))
+        for name in (JSON_NAME, PLOT_NAME):
+            console.print(f"{output / name}", style="dim", highlight=False)
     if report.failed_checks:
-        raise VerificationError("not the same work: " + "; ".join(report.failed_checks))
+        raise VerificationError(
+            f"not every arm did the work: {'; '.join(report.failed_checks)}. Ratios to such an arm "
+            f"mean nothing; the logs are in {output / 'runs'}"
+        )
