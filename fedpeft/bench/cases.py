@@ -146,8 +146,8 @@ def chosen_cases(names: Sequence[str], options: Mapping[str, Any]) -> list[Case]
 def _preset(name: str, given: Mapping[str, Any]) -> Case:
     if name not in PRESETS:
         raise ConfigError(
-            f"there is no case {name!r}{did_you_mean(name, PRESETS)}; there are "
-            f"{', '.join(PRESETS)}"
+            f"there is no case {name!r}; there are {', '.join(PRESETS)}"
+            f"{did_you_mean(name, PRESETS)}"
         )
     case = PRESETS[name]
     has_model = case.model is not None or case.shape is not None
