@@ -227,7 +227,8 @@ def random_batch(case: Case, base: nn.Module, seed: int, device: torch.device) -
     room -= (config.pad_token_id or 0) + 1 if config.model_type == "roberta" else 0
     if case.num_tokens > room:
         raise ConfigError(
-            f"{case.name} has rows of {case.num_tokens} tokens, its model takes {room}"
+            f"the model of {case.name} takes rows of at most {room} tokens, got "
+            f"{case.num_tokens}; set --tokens lower"
         )
     generator = torch.Generator().manual_seed(derive_seed(seed, "token ids"))
     shape = (case.num_rows, case.num_tokens)

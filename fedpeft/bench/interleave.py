@@ -63,6 +63,8 @@ def run_interleaved(
     cpu_seconds: dict[str, list[float]] = {name: [] for name in arms}
     order = []
     collecting = gc.isenabled()
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through again and again
     try:
         for block in range(-num_warmup_blocks, num_blocks):
             names = list(arms)
@@ -82,6 +84,7 @@ def run_interleaved(
             if block >= 0:
                 order.append(names)
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     return Timings(seconds=seconds, cpu_seconds=cpu_seconds, order=order)
