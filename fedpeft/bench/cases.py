@@ -157,7 +157,7 @@ def _preset(name: str, given: Mapping[str, Any]) -> Case:
         raise ConfigError(f"{name} needs a model: give its folder with --model")
     if "task" in given:
         raise ConfigError(f"{name} has a task of its own; --task goes with --model alone")
-    return _validated(case.model_dump() | given)
+    return _validated(case.model_dump() | dict(given))
 
 
 def _validated(fields: Mapping[str, Any]) -> Case:

@@ -93,7 +93,7 @@ class OpacusArm:
         from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
         from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 
-        self.trained = module.trained
+        self.trained: Mapping[str, Any] = module.trained  # Opacus adds attributes to them
         self._batch = batch
         noise: dict[str, Any] = {
             "noise_multiplier": NOISE_MULTIPLIER,
