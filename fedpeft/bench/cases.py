@@ -146,8 +146,8 @@ def chosen_cases(names: Sequence[str], options: Mapping[str, Any]) -> list[Case]
 def _preset(name: str, given: Mapping[str, Any]) -> Case:
     if name not in PRESETS:
         raise ConfigError(
-            f"there is no case {name!r}{did_you_mean(name, PRESETS)}; there are "
-            f"{', '.join(PRESETS)}"
+            f"there is no case {name!r}; there are {', '.join(PRESETS)}"
+            f"{did_you_mean(name, PRESETS)}"
         )
     case = PRESETS[name]
     has_model = case.model is not None or case.shape is not None
@@ -157,7 +157,7 @@ def _preset(name: str, given: Mapping[str, Any]) -> Case:
         raise ConfigError(f"{name} needs a model: give its folder with --model")
     if "task" in given:
         raise ConfigError(f"{name} has a task of its own; --task goes with --model alone")
-    return _validated(case.model_dump() | given)
+    return _validated(case.model_dump() | dict(given))
 
 
 def _validated(fields: Mapping[str, Any]) -> Case:
@@ -227,7 +227,8 @@ def random_batch(case: Case, base: nn.Module, seed: int, device: torch.device) -
     room -= (config.pad_token_id or 0) + 1 if config.model_type == "roberta" else 0
     if case.num_tokens > room:
         raise ConfigError(
-            f"{case.name} has rows of {case.num_tokens} tokens, its model takes {room}"
+            f"the model of {case.name} takes rows of at most {room} tokens, got "
+            f"{case.num_tokens}; set --tokens lower"
         )
     generator = torch.Generator().manual_seed(derive_seed(seed, "token ids"))
     shape = (case.num_rows, case.num_tokens)

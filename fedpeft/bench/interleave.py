@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
+from scipy import stats  # type: ignore[import-untyped]
 
 from fedpeft.bench.schema import Quantity, RatioReport
 from fedpeft.types import derive_seed
@@ -63,6 +63,8 @@ def run_interleaved(
     cpu_seconds: dict[str, list[float]] = {name: [] for name in arms}
     order = []
     collecting = gc.isenabled()
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through again and again
     try:
         for block in range(-num_warmup_blocks, num_blocks):
             names = list(arms)
@@ -82,6 +84,7 @@ def run_interleaved(
             if block >= 0:
                 order.append(names)
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     return Timings(seconds=seconds, cpu_seconds=cpu_seconds, order=order)
@@ -113,8 +116,8 @@ def paired_ratio(
     ratios = np.sort(np.array(numerator, dtype=float) / np.array(denominator, dtype=float))
     num_pairs = len(ratios)
     # The k smallest and the k largest are left out: each side misses with P(Binomial < k + 1).
-    cut = int(binom.ppf((1 - confidence) / 2, num_pairs, 0.5))
-    while cut >= 0 and 2 * binom.cdf(cut, num_pairs, 0.5) > 1 - confidence:
+    cut = int(stats.binom.ppf((1 - confidence) / 2, num_pairs, 0.5))
+    while cut >= 0 and 2 * stats.binom.cdf(cut, num_pairs, 0.5) > 1 - confidence:
         cut -= 1
     has_interval = cut >= 0
     return RatioReport(
@@ -124,7 +127,7 @@ def paired_ratio(
         median=float(np.median(ratios)),
         low=float(ratios[cut]) if has_interval else None,
         high=float(ratios[num_pairs - 1 - cut]) if has_interval else None,
-        confidence=1 - 2 * float(binom.cdf(cut, num_pairs, 0.5)) if has_interval else None,
+        confidence=1 - 2 * float(stats.binom.cdf(cut, num_pairs, 0.5)) if has_interval else None,
         num_pairs=num_pairs,
         at_most=at_most,
     )

@@ -64,6 +64,7 @@ def _measure(
 
 def _on_cuda(build: Callable[[], Callable[[], object]]) -> MemoryReport:
     work = build()
+    work()  # libraries take their workspaces
     gc.collect()
     torch.cuda.synchronize()
     loaded = torch.cuda.memory_allocated()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedpeft.adapters.linear import is_transposed
 from fedpeft.adapters.lora import LORA_A, LORA_B
 from fedpeft.bench.cases import NUM_CLASSES, Case
 from fedpeft.bench.step_arms import NOISE_MULTIPLIER, sgd
@@ -43,11 +44,13 @@ class PeftModule(nn.Module):
         super().__init__()
         features: int = base.config.hidden_size  # type: ignore[union-attr, assignment]
         device = next(base.parameters()).device
+        targets = [name.removeprefix(f"{BASE}.") for name in modules]
         config = LoraConfig(
             r=case.rank,
             lora_alpha=case.rank,
             lora_dropout=0.0,
-            target_modules=[name.removeprefix(f"{BASE}.") for name in modules],
+            target_modules=targets,
+            fan_in_fan_out=any(is_transposed(base.get_submodule(name)) for name in targets),
         )
         with warnings.catch_warnings():
             # peft asks transformers for what it has renamed.
@@ -90,7 +93,7 @@ class OpacusArm:
         from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
         from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 
-        self.trained = module.trained
+        self.trained: Mapping[str, Any] = module.trained  # Opacus adds attributes to them
         self._batch = batch
         noise: dict[str, Any] = {
             "noise_multiplier": NOISE_MULTIPLIER,
@@ -138,14 +141,16 @@ class OpacusArm:
         with warnings.catch_warnings():
             # The lowest adapted module has no input that needs a gradient.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            logits = self._module(self._batch)
-            if logits.ndim == 2:
-                self._criterion(logits, self._batch.targets_N).backward()
-                return
-            labels_NT = self._batch.labels_NT()[:, 1:]
-            shape = {"shape": logits.shape} if self._is_ghost else {}
-            flat = logits.flatten(0, 1).float()
-            self._criterion(flat, labels_NT.flatten(), **shape).backward()
+            self._loss().backward()
+
+    def _loss(self) -> Any:
+        """The loss alone is returned: logits that stayed until after backward would cost memory."""
+        logits = self._module(self._batch)
+        if logits.ndim == 2:
+            return self._criterion(logits, self._batch.targets_N)
+        labels_NT = self._batch.labels_NT()[:, 1:]
+        shape = {"shape": logits.shape} if self._is_ghost else {}
+        return self._criterion(logits.flatten(0, 1).float(), labels_NT.flatten(), **shape)
 
 
 def peft_name(name: str) -> str:

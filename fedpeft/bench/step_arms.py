@@ -25,7 +25,7 @@ def non_private_step(model: AdaptedModel, batch: Batch) -> Callable[[], None]:
     optimizer = sgd(trained_tensors(model).values())
 
     def step() -> None:
-        model.task_model.losses(batch).mean().backward()
+        model.task_model.losses(batch).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -1,4 +1,4 @@
-"""`fedpeft bench`: what privacy costs, measured with everything it is held against in one process."""
+"""`fedpeft bench`: what privacy costs, and what the alternatives cost on the same machine."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,5 +1,6 @@
 """The tables of a benchmark for the terminal: arms, ratios with their targets, checks."""
 
+from collections.abc import Sequence
 from statistics import median
 
 from rich.console import Group, RenderableType
@@ -25,7 +26,7 @@ def tables(report: BenchReport) -> RenderableType:
         parts += [Text(case.name, style="bold"), _arms(case), _ratios(case)]
         parts += [_verdict(ratio) for ratio in case.ratios if ratio.is_met is not None]
         parts += [Text(f"  note: {note}") for note in case.notes]
-        parts += [_checks(case.checks), Text("")]
+        parts += [*([_checks(case.checks)] if case.checks else []), Text("")]
     threads = report.hardware.get("torch_threads", "?")
     parts.append(
         Text(
@@ -38,35 +39,37 @@ def tables(report: BenchReport) -> RenderableType:
 
 
 def _arms(case: CaseReport) -> Table:
-    table = Table("arm", box=None, pad_edge=True)
-    for heading in ("seconds", "processor s", "tokens/s", "memory", "of it loaded"):
-        table.add_column(heading, justify="right")
-    for arm in case.arms:
-        table.add_row(Text(text.printable(arm.name, 40)), *_costs(arm))
+    costs = [_costs(arm) for arm in case.arms]
+    shown = [heading for heading in costs[0] if any(cost[heading] for cost in costs)]
+    table = _table("arm", shown)
+    for arm, cost in zip(case.arms, costs, strict=True):
+        table.add_row(Text(text.printable(arm.name, 40)), *(cost[heading] for heading in shown))
     return table
 
 
-def _costs(arm: ArmReport) -> tuple[str, str, str, str, str]:
+def _costs(arm: ArmReport) -> dict[str, str]:
+    """Column → cell; other metrics than the speed are for the reader of bench.json."""
     speed = arm.metrics.get("tokens_per_second")
-    return (
-        _seconds(arm.seconds),
-        _seconds(arm.cpu_seconds),
-        "" if speed is None else f"{speed:,.0f}",
-        "" if arm.memory is None else text.size(arm.memory.peak_bytes),
-        "" if arm.memory is None else text.size(arm.memory.loaded_bytes),
-    )
+    return {
+        "time": _seconds(arm.seconds),
+        "processor": _seconds(arm.cpu_seconds),
+        "tokens/s": "" if speed is None else f"{speed:,.0f}",
+        "memory": "" if arm.memory is None else text.size(arm.memory.peak_bytes),
+        "of it loaded": "" if arm.memory is None else text.size(arm.memory.loaded_bytes),
+    }
 
 
 def _seconds(values: list[float]) -> str:
-    return text.measured(median(values)) if values else ""
+    if not values:
+        return ""
+    middle = median(values)
+    return f"{middle:#.4g} s" if middle >= 1 else f"{1e3 * middle:#.4g} ms"
 
 
 def _ratios(case: CaseReport) -> Table:
     """One row a pair of arms, one column a quantity."""
     shown = [q for q in _HEADINGS if any(ratio.quantity == q for ratio in case.ratios)]
-    table = Table("ratio", box=None, pad_edge=True)
-    for quantity in shown:
-        table.add_column(_HEADINGS[quantity], justify="right")
+    table = _table("ratio", [_HEADINGS[quantity] for quantity in shown])
     pairs = dict.fromkeys((ratio.numerator, ratio.denominator) for ratio in case.ratios)
     for pair in pairs:
         found = {r.quantity: r for r in case.ratios if (r.numerator, r.denominator) == pair}
@@ -75,9 +78,17 @@ def _ratios(case: CaseReport) -> Table:
     return table
 
 
+def _table(first: str, others: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=True)
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
 def _ratio(ratio: RatioReport) -> Text:
     value = f"{ratio.median:.3f}"
-    if ratio.low is None or ratio.high is None:
+    if ratio.low is None or ratio.high is None or ratio.quantity == "cpu_seconds":
         return Text(value)
     return Text(f"{value} [{ratio.low:.3f}, {ratio.high:.3f}]")
 
