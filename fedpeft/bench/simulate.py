@@ -6,73 +6,24 @@ calibration, its journal, the export and the check of the reloaded adapter. The 
 exception: of it only the pure forward and backward counts.
 """
 
-import ast
-import json
 import math
 import random
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from pydantic import ValidationError
-
 from fedpeft.bench.interleave import paired_ratio
-from fedpeft.bench.process import ProcessCost, run_program
 from fedpeft.bench.schema import ArmReport, CaseReport, CheckReport, Quantity, RatioReport
-from fedpeft.bench.stack_job import PreparedJob, StackResult, StackSettings, prepare_job
-from fedpeft.errors import ConfigError, VerificationError
-from fedpeft.report.write import read_report
+from fedpeft.bench.stack_arms import OURS, Arms, Outcome, run_arm
+from fedpeft.bench.stack_job import PreparedJob, StackSettings, prepare_job
 from fedpeft.types import derive_seed
 
-OURS = "fedpeft"
-FLOOR_SECONDS = "forward_backward"
-_FEDPEFT = (sys.executable, "-c", "from fedpeft.cli.main import run; run()", "simulate")
 # Time of fedpeft over time of the arm, at most.
 TARGETS = {"tutorial": 1 / 5, "careful": 1 / 2, "nonprivate": 1.3}
 _CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arms:
-    """What runs.
-
-    Attributes:
-        stacks: Programs that do the whole run.
-        floor: Program that does its forward and backward alone; None for none.
-        once: Names of the arms that run in the first block only.
-        fedpeft_args: More arguments for `fedpeft simulate`.
-    """
-
-    stacks: Sequence[Path]
-    floor: Path | None = None
-    once: frozenset[str] = frozenset()
-    fedpeft_args: Sequence[str] = ()
-
-    @property
-    def programs(self) -> dict[str, Path]:
-        """Name → program of every arm but ours."""
-        return {path.stem: path for path in [*self.stacks, *filter(None, [self.floor])]}
-
-    @property
-    def names(self) -> list[str]:
-        """All arms, ours first."""
-        return [OURS, *self.programs]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One run of one arm; `result` is None for ours, which counts no rows but charges steps."""
-
-    seconds: float
-    cost: ProcessCost
-    phases: Mapping[str, float]
-    accuracy: float
-    delta_norm: float
-    result: StackResult | None
-    charged_steps: list[int]
+# Paths of a machine, and not what fixes the work.
+_PATHS = {"train", "test", "text_column", "label_column"}
 
 
 def run_stacks(
@@ -96,7 +47,7 @@ def run_stacks(
         InputError: If an arm, the data or the model cannot be used.
         VerificationError: If an arm fails or its RESULT.json is none.
     """
-    _check(arms)
+    arms.check()
     runs = output / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     rng = random.Random(derive_seed(settings.seed, "order of arms"))  # noqa: S311  no secret
@@ -107,80 +58,10 @@ def run_stacks(
             names = [name for name in arms.names if block == 0 or name not in arms.once]
             rng.shuffle(names)
             for name in names:
-                outcome = _run_arm(name, arms, Path(scratch), runs / f"{name}-{block + 1}")
+                outcome = run_arm(name, arms, Path(scratch), runs / f"{name}-{block + 1}")
                 outcomes[name].append(outcome)
                 advanced(name, outcome.seconds)
     return _case(settings, arms, prepared, outcomes)
-
-
-def _check(arms: Arms) -> None:
-    paths = [*arms.stacks, *filter(None, [arms.floor])]
-    for path in paths:
-        if not path.is_file():
-            raise ConfigError(f"there is no program {path}; benchmarks/stacks has those of fedpeft")
-    if len({OURS, *(path.stem for path in paths)}) <= len(paths):
-        raise ConfigError(
-            "arms are named by their files, so these must differ, and none is 'fedpeft': "
-            + ", ".join(path.name for path in paths)
-        )
-    unknown = arms.once - set(arms.names)
-    if unknown:
-        raise ConfigError(
-            f"--once names {', '.join(sorted(unknown))}, the arms are {', '.join(arms.names)}"
-        )
-
-
-def _run_arm(name: str, arms: Arms, scratch: Path, record: Path) -> Outcome:
-    log = record.with_name(f"{record.name}.log")
-    if name == OURS:
-        folder = scratch / record.name
-        threads = json.loads((scratch / "job.json").read_text(encoding="utf-8"))["num_cpus"]
-        config = [str(scratch / "run.toml"), "--output", str(folder), "--quiet"]
-        command = [*_FEDPEFT, *config, "--threads", str(threads), *arms.fedpeft_args]
-        return _ours(run_program(command, log), folder)
-    path = record.with_name(f"{record.name}.json")
-    path.unlink(missing_ok=True)
-    program = [sys.executable, str(arms.programs[name])]
-    cost = run_program([*program, str(scratch / "job.json"), str(path)], log)
-    result = _read_result(name, path)
-    is_floor = arms.floor is not None and name == arms.floor.stem
-    if is_floor and FLOOR_SECONDS not in result.seconds:
-        raise VerificationError(f"{path}: the floor must report seconds.{FLOOR_SECONDS}")
-    return Outcome(
-        seconds=result.seconds[FLOOR_SECONDS] if is_floor else cost.seconds,
-        cost=cost,
-        phases=result.seconds,
-        accuracy=result.accuracy,
-        delta_norm=result.delta_norm,
-        result=result,
-        charged_steps=[],
-    )
-
-
-def _read_result(name: str, path: Path) -> StackResult:
-    try:
-        return StackResult.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise VerificationError(f"{name} ended without an error, but wrote no {path}") from error
-    except ValidationError as error:
-        raise VerificationError(f"{name} wrote a result that is none: {path}: {error}") from error
-
-
-def _ours(cost: ProcessCost, folder: Path) -> Outcome:
-    report = read_report(folder)
-    return Outcome(
-        seconds=cost.seconds,
-        cost=cost,
-        phases={
-            "calibration": report.seconds.calibration,
-            "rounds": report.seconds.training,
-            "evaluation": report.seconds.evaluation,
-        },
-        accuracy=report.evaluation.metrics["accuracy"],
-        delta_norm=report.adapter.delta_norm,
-        result=None,
-        charged_steps=[client.charged_steps for client in report.clients],
-    )
 
 
 def _case(
@@ -189,10 +70,12 @@ def _case(
     prepared: PreparedJob,
     outcomes: Mapping[str, Sequence[Outcome]],
 ) -> CaseReport:
-    names = settings.model_dump(mode="json", include=set(_SHOWN))
     return CaseReport(
         name=f"{len(prepared.num_rows)} clients, {prepared.job.num_rounds} rounds",
-        settings={**names, "target_modules": " ".join(settings.target_modules)},
+        settings={
+            **settings.model_dump(mode="json", exclude={*_PATHS, "target_modules"}),
+            "target_modules": " ".join(settings.target_modules),
+        },
         arms=[_arm_report(name, arms, runs) for name, runs in outcomes.items()],
         ratios=[ratio for name in arms.programs for ratio in _ratios(name, arms, outcomes)],
         checks=[
@@ -203,26 +86,6 @@ def _case(
         ],
         notes=_notes(arms, prepared, outcomes),
     )
-
-
-# Not the paths of this machine.
-_SHOWN = (
-    "model",
-    "partition",
-    "num_clients",
-    "num_rounds",
-    "local_steps",
-    "expected_batch_size",
-    "rank",
-    "learning_rate",
-    "l2_clip_norm",
-    "target_epsilon",
-    "delta",
-    "max_length",
-    "max_tokens_per_batch",
-    "num_cpus",
-    "seed",
-)
 
 
 def checks(name: str, run: Outcome, prepared: PreparedJob) -> list[CheckReport]:
@@ -276,18 +139,10 @@ def _arm_report(name: str, arms: Arms, runs: Sequence[Outcome]) -> ArmReport:
         metrics[count] = median(getattr(result, count) for result in results)
     return ArmReport(
         name=name,
-        description=_description(name, arms),
+        description=arms.description(name),
         seconds=[run.seconds for run in runs],
         metrics=metrics,
     )
-
-
-def _description(name: str, arms: Arms) -> str:
-    """The first line of what the program says about itself."""
-    if name == OURS:
-        return " ".join(["fedpeft simulate", *arms.fedpeft_args])
-    text = arms.programs[name].read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(text)) or name).splitlines()[0]
 
 
 def _ratios(name: str, arms: Arms, outcomes: Mapping[str, Sequence[Outcome]]) -> list[RatioReport]:

@@ -8,6 +8,8 @@ import typer
 
 from fedpeft.errors import ConfigError, VerificationError
 
+_STOPPED = 130
+
 
 def simulate(
     data: Annotated[Path, typer.Option(help="Folder with train.jsonl and validation.jsonl.")],
@@ -57,7 +59,8 @@ def simulate(
     import torch
 
     from fedpeft.bench.environment import new_report
-    from fedpeft.bench.simulate import Arms, run_stacks
+    from fedpeft.bench.simulate import run_stacks
+    from fedpeft.bench.stack_arms import Arms
     from fedpeft.bench.stack_job import StackSettings
     from fedpeft.bench.write import JSON_NAME, PLOT_NAME, to_json, write_bench
     from fedpeft.federated.run_folder import check_unused
@@ -82,13 +85,17 @@ def simulate(
         once=frozenset(once or []),
         fedpeft_args=shlex.split(fedpeft_args),
     )
-    case = run_stacks(
-        settings,
-        arms,
-        num_blocks=repetitions,
-        output=output,
-        advanced=lambda name, seconds: typer.echo(f"{name} {seconds:.1f} s", err=True),
-    )
+    try:
+        case = run_stacks(
+            settings,
+            arms,
+            num_blocks=repetitions,
+            output=output,
+            advanced=lambda name, seconds: typer.echo(f"{name} {seconds:.1f} s", err=True),
+        )
+    except KeyboardInterrupt:
+        typer.echo("stopped; there is no bench.json, and a benchmark starts anew", err=True)
+        raise typer.Exit(_STOPPED) from None
     report = new_report(
         "simulate",
         [case],

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from fedpeft.bench import simulate
+from fedpeft.bench import stack_arms
 from fedpeft.bench.process import ProcessCost
 from fedpeft.bench.schema import CaseReport
-from fedpeft.bench.simulate import Arms, Outcome, run_stacks
+from fedpeft.bench.simulate import run_stacks
+from fedpeft.bench.stack_arms import Arms, Outcome
 from fedpeft.bench.stack_job import StackSettings
 from fedpeft.errors import ConfigError, VerificationError
 from tests.tiny_models import write_rows
@@ -40,7 +41,7 @@ Run = Callable[..., CaseReport]
 @pytest.fixture
 def run(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs stand-in programs; fedpeft itself is replaced by an outcome."""
-    monkeypatch.setattr(simulate, "_FEDPEFT", (sys.executable, "-c", "pass"))
+    monkeypatch.setattr(stack_arms, "_FEDPEFT", (sys.executable, "-c", "pass"))
 
     def ours(cost: ProcessCost, folder: Path) -> Outcome:
         return Outcome(
@@ -53,7 +54,7 @@ def run(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
             charged_steps=[4, 4],
         )
 
-    monkeypatch.setattr(simulate, "_ours", ours)
+    monkeypatch.setattr(stack_arms, "_ours", ours)
     settings = StackSettings(
         model=str(tiny_bert),
         train=str(write_rows(tmp_path / "all.jsonl", 128, seed=1)),
@@ -129,13 +130,13 @@ def test_an_arm_that_did_not_train_is_refused(
 
 def test_our_arm_is_held_to_its_plan(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that was not charged, or trained one step less, is seen."""
-    real = simulate._ours
+    real = stack_arms._ours
     for steps in ([4, 3], [4]):
 
         def ours(cost: ProcessCost, folder: Path, steps: list[int] = steps) -> Outcome:
             return Outcome(**{**vars(real(cost, folder)), "charged_steps": steps})
 
-        monkeypatch.setattr(simulate, "_ours", ours)
+        monkeypatch.setattr(stack_arms, "_ours", ours)
         assert failed(run({}, num_blocks=1)) == ["fedpeft, run 1: steps charged"]
 
 

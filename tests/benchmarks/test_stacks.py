@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedpeft.bench.process import ProcessCost, run_program
-from fedpeft.bench.simulate import Arms, Outcome, checks, run_stacks
+from fedpeft.bench.simulate import checks, run_stacks
+from fedpeft.bench.stack_arms import Arms, Outcome
 from fedpeft.bench.stack_job import StackResult, StackSettings, prepare_job
 from tests.tiny_models import write_rows
 
