@@ -208,10 +208,11 @@ def build_base(case: Case, seed: int, device: torch.device) -> nn.Module:
     else:
         assert case.model is not None, "a case has a model or a shape"
         base = load_base_model(ModelConfig(name=case.model, task=case.task))
-    base.to(device, getattr(torch, case.dtype))
+    base.to(device)
     for parameter in base.parameters():
-        # Loaded weights are pages of a file until they are first read: that is no part of a step.
-        parameter.data = parameter.data.clone()
+        # Copied in any case: loaded weights are pages of a file until they are first read, and
+        # reading them is no part of a step. Buffers (rotary frequencies) stay as they are.
+        parameter.data = parameter.data.to(getattr(torch, case.dtype), copy=True)
     return base.requires_grad_(False).eval()
 
 

@@ -49,6 +49,16 @@ def test_all_arms_run_and_agree(case: Case):
     ]
 
 
+@pytest.mark.parametrize("kind", ["tiny_bert", "tiny_llama"])
+def test_half_precision_weights_agree_within_their_own_tolerance(
+    kind: str, request: pytest.FixtureRequest
+):
+    case = _CASES[kind](request.getfixturevalue(kind)).model_copy(update={"dtype": "bfloat16"})
+    report = run_case(case, settings())
+    assert failed(report) == []
+    assert any((check.error or 0) > 1e-4 for check in report.checks), "this ran in float32"
+
+
 def test_every_arm_trains_b_and_the_head_and_nothing_else(case: Case):
     """A step that forgot a tensor would be a faster one."""
     model = build_model(case, 0, _CPU)
