@@ -1,9 +1,9 @@
 """Arm (a): the stack that a user assembles today from the tutorials.
 
-The client follows Flower's example of sample-level DP (`examples/opacus`) with the model of its
-Hugging Face examples (`quickstart-huggingface`, `flowertune-llm`): every message loads model and
-data, `PrivacyEngine.make_private` with its defaults, rows padded to the full length, one client per
-CPU. What the examples get from a cache on disk (`datasets.map`) is cached in the process here.
+The client is that of Flower's example of sample-level DP (`examples/opacus`): every message loads the
+model, and `PrivacyEngine.make_private` keeps its defaults. Rows are padded to the full length, as in
+Opacus's text-classification tutorial, and the adapter travels as in FlowerTune's template. One client
+per CPU. Tokenized rows are cached in the process.
 """
 
 import sys
