@@ -1,9 +1,9 @@
 """Arm (a): the stack that a user assembles today from the tutorials.
 
-The client is that of Flower's example of sample-level DP (`examples/opacus`): every message loads the
-model, and `PrivacyEngine.make_private` keeps its defaults. Rows are padded to the full length, as in
-Opacus's text-classification tutorial, and the adapter travels as in FlowerTune's template. One client
-per CPU. Tokenized rows are cached in the process.
+The client is that of Flower's example of sample-level DP (`examples/opacus`): every message loads
+the model, and `PrivacyEngine.make_private` keeps its defaults. Rows are padded to the full length,
+as in Opacus's text-classification tutorial, and the adapter travels as in FlowerTune's template.
+One client per CPU. Tokenized rows are cached in the process.
 """
 
 import sys
