@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fedpeft import __version__
-from fedpeft.cli import audit, budget, config, data, report, simulate
+from fedpeft.cli import audit, bench, budget, config, data, report, simulate
 from fedpeft.errors import FedpeftError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("audit")(audit.audit)
+app.add_typer(bench.app, name="bench")
 app.add_typer(budget.app, name="budget")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")

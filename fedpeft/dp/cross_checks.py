@@ -112,7 +112,7 @@ def _rdp(releases: tuple[Releases, ...], delta: float) -> float:
 
 
 def _prv(releases: tuple[Releases, ...], delta: float, error: float) -> tuple[float, float]:
-    from opacus.accountants.analysis import prv  # type: ignore[import-untyped]
+    from opacus.accountants.analysis import prv
 
     counts = [some.count for some in releases]
     losses = [

@@ -1,0 +1,1 @@
+"""Benchmarks: interleaved arms in one process, ratios with intervals, checked while measured."""
