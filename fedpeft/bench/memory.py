@@ -18,6 +18,7 @@ import ctypes
 import gc
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -58,6 +59,7 @@ def measure_memory(
 def _measure(
     build: Callable[[], Callable[[], object]], device: torch.device, num_threads: int
 ) -> MemoryReport | None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this one without a traceback
     torch.set_num_threads(num_threads)
     return _on_cuda(build) if device.type == "cuda" else _on_cpu(build)
 

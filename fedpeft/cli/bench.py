@@ -43,11 +43,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print bench.json instead o
 def dp_step(
     cases: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="minilm-16x32 and minilm-32x64 (the default), smollm2-8x64 (needs --model), "
-            "roberta-large-32x128, roberta-large-64x256, llama-1b-8x256, llama-1b-16x512 (random "
-            "weights, for GPUs). The numbers are rows x tokens."
-        ),
+        typer.Argument(help="Default: minilm-16x32 and minilm-32x64."),
     ] = None,
     model: Model = None,
     task: Annotated[
@@ -74,6 +70,10 @@ def dp_step(
     as_json: AsJson = False,
 ) -> None:
     """Time and memory of a private step over the same step without privacy, beside Opacus.
+
+    CASES, named by rows x tokens: minilm-16x32 and minilm-32x64 (the default), smollm2-8x64 (needs
+    --model), and with random weights roberta-large-32x128, roberta-large-64x256, llama-1b-8x256 and
+    llama-1b-16x512, for GPUs. Or one of your own: --model with --targets.
 
     All arms train the same LoRA on the same token ids, and their gradients are compared with
     autograd, row by row. Exit code 3: a comparison failed.

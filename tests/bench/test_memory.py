@@ -29,4 +29,4 @@ def test_a_killed_process_has_no_figure():
 def test_a_kernel_that_keeps_its_mark_has_no_figure(monkeypatch: pytest.MonkeyPatch):
     """A mark that cannot be started anew would count what loading took for a moment."""
     monkeypatch.setattr(memory.os, "access", lambda *_: False)
-    assert memory._measure(known_allocations, _CPU, torch.get_num_threads()) is None
+    assert memory._on_cpu(known_allocations) is None

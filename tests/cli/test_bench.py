@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from fedpeft.bench import dp_step
+from fedpeft.bench.cases import PRESETS
 from fedpeft.bench.environment import new_report
 from fedpeft.bench.interleave import paired_ratio
 from fedpeft.bench.schema import ArmReport, BenchReport, CaseReport, CheckReport, MemoryReport
@@ -155,3 +156,8 @@ def test_tables_say_which_target_was_missed():
     assert "FAILED a = b: not finite" in shown
     assert "[bold]no markup[/bold]" in shown
     assert report.failed_checks == ["a case: a = b"]
+
+
+def test_help_names_every_case(fedpeft: Fedpeft):
+    _, out, _ = fedpeft("bench", "dp-step", "--help")
+    assert [name for name in PRESETS if name not in out] == []
