@@ -57,6 +57,7 @@ def hooked_parameters(
     for name, module in modules.items():
         _check(name, module)
     before = {name: _trainable(module) for name, module in modules.items()}
+    together = nn.ModuleList(modules.values())
     leaves: dict[str, nn.Parameter] = {}
     try:
         for prefix, own in before.items():
@@ -65,7 +66,7 @@ def hooked_parameters(
                 leaf = nn.Parameter(_shared(full, given[full], num_rows))
                 leaves[full] = leaf
                 setattr(modules[prefix], name, leaf)
-        hooks = _hooks(nn.ModuleList(modules.values()), num_rows)
+        hooks = _hooks(together, num_rows)
         try:
             with warnings.catch_warnings():
                 # The hook of a first layer has no gradient of its input, and does not need one.
@@ -74,6 +75,8 @@ def hooked_parameters(
         finally:
             hooks.cleanup()
     finally:
+        for handle in getattr(together, "autograd_grad_sample_hooks", ()):  # half-made hooks
+            handle.remove()
         for prefix, own in before.items():
             for name, parameter in own.items():
                 setattr(modules[prefix], name, parameter)

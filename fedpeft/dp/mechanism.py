@@ -13,15 +13,17 @@ computes it from `event(num_steps)`, because in each step
 
 What is not covered: the number of rows, which fixes `sampling_prob`, is taken as public, and so are
 the shapes, the clip norm and the step count. Diagnostics marked private must not leave the client.
+Which row a loss was computed from is taken on the caller's word: that each sampled row was named
+once, in one physical batch, is all that `step` can see.
+
 And a row's gradient must not depend on the other rows of its physical batch. Where the model mixes
 no rows, that holds up to the last bits of float32, since kernels and padding change with the batch.
 For 128 rows of text on a 6-layer encoder, these bits moved the sum by less than 1e-4 of the clip
-norm, where the sensitivity allows 6e-4 for rounding. With `precision = "bfloat16"` it does not hold
-to that: there one row more or less moved what the other 127 add to the sum by up to 6e-3 of the
-clip norm. The noise does not cover this; if it did, epsilon would be that of a noise multiplier
-smaller by 0.6 %, and that figure is measured and not proven. Train in float32 where the guarantee
-must hold to the letter. Which rows were put into which physical batch is taken on the caller's
-word: `step` sees that each sampled row was named once, not what its loss was computed from.
+norm, where the sensitivity allows 8e-4 for rounding (`benchmarks/neighbours.py`). In bfloat16
+(`model.precision`) it does not hold to that: one row more or less moved what the others add to the
+sum by 4e-3 of the clip norm, on other texts by 6e-3. The noise does not cover this. Were it scaled
+to, epsilon would be that of a noise multiplier smaller by 0.6 %; that figure is measured, not
+proven. Train in float32 where the guarantee must hold to the letter.
 (Abadi et al., 2016, "Deep Learning with Differential Privacy".)
 """
 

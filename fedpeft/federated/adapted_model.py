@@ -54,8 +54,8 @@ class AdaptedModel:
         if model_config.gradient_checkpointing:
             checkpoint_layers(base)
         if model_config.compile:
-            # In place, so that parameters keep their names. Sizes of batches are inputs of the
-            # graph, and so are parameters by row: no step compiles anything again.
+            # In place, so that parameters keep their names. The sizes of a batch are inputs of the
+            # graph and so are the parameters by row, so that other ones run the same graph.
             base.compile(dynamic=True)
 
     @property

@@ -41,7 +41,7 @@ class ModelConfig(BaseModel):
     gradient_checkpointing: bool = Field(
         default=False,
         description="Compute the activations of each layer again in backward instead of keeping "
-        "them: less memory, about a third more time.",
+        "them: less memory, about half more time.",
     )
     compile: bool = Field(
         default=False,

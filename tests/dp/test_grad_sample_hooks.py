@@ -247,6 +247,17 @@ def test_an_exception_leaves_nothing_behind():
     assert per_example_grads(model, _N, lambda: model(_features(_T, _F)))
 
 
+def test_hooks_that_were_half_made_are_removed():
+    class CannotBeCopied(Conv1D):
+        def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+            raise RuntimeError("no copy")
+
+    model = Chain(CannotBeCopied(3, _F), _built(lambda: nn.Linear(_F, _F))).eval()
+    with pytest.raises(RuntimeError, match="no copy"):
+        per_example_grads(model, _N, lambda: model(_features(_F)))
+    assert _traces(model) == []
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()

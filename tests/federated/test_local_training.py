@@ -7,9 +7,10 @@ import torch
 
 from fedpeft.dp.randomness import Keystream
 from fedpeft.dp.sampling import poisson_sample
+from fedpeft.errors import PrivacyError
 from fedpeft.federated.local_training import LocalClient, train_locally
 from fedpeft.models.dataset import collate
-from tests.federated.small_runs import OFF, SmallRun, run_config
+from tests.federated.small_runs import OFF, SEEDED, SmallRun, run_config
 
 CPU = torch.device("cpu")
 
@@ -68,3 +69,27 @@ def test_an_empty_sample_is_a_step_without_gradient(tiny_bert: Path, tmp_path: P
     client = simulation.trainer.local_client("client-00", 1)
     [result] = train_locally(simulation.model, [client], run.config.federation, max_tokens=40)
     assert all(torch.equal(tensor, start[name]) for name, tensor in result.tensors.items())
+
+
+def test_layer_norms_are_trained_privately_one_client_at_a_time(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    """From its second step on a client has norms of its own, which the model does not hold."""
+    config = run_config(tiny_bert, tmp_path, privacy=SEEDED, num_rows=60, local_steps=3)
+    simulation = SmallRun(config=config, folder=tmp_path / "run").simulation()
+    model = simulation.model
+    model.set_trainable(["lora_b"])
+    norms = [m for m in model.task_model.modules() if isinstance(m, torch.nn.LayerNorm)]
+    for norm in norms:
+        norm.requires_grad_(True)
+    cohort = [simulation._local_client(1, name) for name in ("client-00", "client-01")]
+    start = {name: p.detach().clone() for name, p in model.task_model.named_parameters()}
+    [result] = train_locally(model, cohort[:1], simulation.federation, max_tokens=64)
+    trained = [name for name in result.tensors if "LayerNorm" in name]
+    assert len(trained) == 2 * len(norms)
+    assert not any(torch.equal(result.tensors[name], start[name]) for name in trained)
+    for name, parameter in model.task_model.named_parameters():
+        assert torch.equal(parameter, start[name]), name
+        assert not hasattr(parameter, "grad_sample"), name
+    with pytest.raises(PrivacyError, match=r"federation\.clients_at_once = 1"):
+        train_locally(model, cohort, simulation.federation, max_tokens=64)
