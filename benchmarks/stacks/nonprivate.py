@@ -76,7 +76,7 @@ class Floor:
                 for start, n in zip([0, *accumulate(sizes)], sizes, strict=False)
             ]
             chosen = np.concatenate(drawn).tolist()
-            batches = physical_batches(rows, chosen, job.max_tokens_per_batch)
+            batches = physical_batches(rows, chosen, job.max_tokens_per_batch, self.model.device)
             steps.append([collate(rows, batch, self.model.device) for batch in batches])
         return steps
 

@@ -59,9 +59,7 @@ def noisy_gradient(
         noise_multiplier=NOISE_MULTIPLIER,
     )
     mechanism = DpSgd(model.task_model, config, Keystream.from_system())
-    return lambda: mechanism.step(
-        lambda rows: [(len(rows), lambda: model.task_model.losses(batch))]
-    )
+    return lambda: mechanism.step(lambda rows: [(rows, lambda: model.task_model.losses(batch))])
 
 
 def sgd(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:

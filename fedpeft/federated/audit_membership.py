@@ -70,8 +70,9 @@ class Adapter:
         self.model.load(tensors)
         losses = np.zeros(len(dataset))
         with torch.inference_mode():
-            for rows in physical_batches(dataset, range(len(dataset)), self.max_tokens):
-                batch = collate(dataset, rows, self.model.device)
+            device = self.model.device
+            for rows in physical_batches(dataset, range(len(dataset)), self.max_tokens, device):
+                batch = collate(dataset, rows, device)
                 losses[rows] = self.model.task_model.losses(batch).double().cpu().numpy()
                 advanced(len(rows))
         return losses

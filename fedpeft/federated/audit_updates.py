@@ -111,8 +111,9 @@ class UpdateAttack:
         alone = self._only_inner_products
         grad_MP = summed_P.new_zeros(0 if alone else len(rows), len(summed_P))
         inner_M = summed_P.new_zeros(len(rows))
-        for part in physical_batches(rows, range(len(rows)), self.max_tokens):
-            batch = collate(rows, part, self.model.device)
+        device = self.model.device
+        for part in physical_batches(rows, range(len(rows)), self.max_tokens, device):
+            batch = collate(rows, part, device)
             losses = partial(self.model.task_model.losses, batch)
             grads = per_example_grads(self.model.task_model, len(part), losses)
             part_NP = torch.cat([grads[name].flatten(1) for name in returned], 1)

@@ -104,7 +104,7 @@ def _gradients(
         drawn = np.concatenate(
             [rows + start for rows, start in zip(samples, offsets, strict=False)]
         )
-        for rows in physical_batches(rows_of_all, drawn.tolist(), max_tokens):
+        for rows in physical_batches(rows_of_all, drawn.tolist(), max_tokens, model.device):
             batch = collate(rows_of_all, rows, model.device)
             owners = np.searchsorted(offsets, rows, side="right") - 1
             yield CohortBatch(

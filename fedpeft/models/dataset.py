@@ -1,9 +1,11 @@
 """Rows as token ids, and physical batches of them. Legend: N rows, T tokens."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _IGNORED = -100
+# What a batch costs beside its tokens: fitted to MiniLM on a CPU core (docs/LOG.md); on a GPU the
+# host's work for a batch takes as long as many tokens.
+_CPU_OVERHEAD_TOKENS, _GPU_OVERHEAD_TOKENS = 24, 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,21 +138,36 @@ def encode_causal_lm(
     return Dataset(input_ids=input_ids, targets=targets, pad_id=pad_id)
 
 
-def physical_batches(dataset: Dataset, rows: Iterable[int], max_tokens: int) -> Iterator[list[int]]:
-    """Cuts rows into physical batches of similar length.
+def physical_batches(
+    dataset: Dataset,
+    rows: Iterable[int],
+    max_tokens: int,
+    device: torch.device,
+) -> Iterator[list[int]]:
+    """Cuts rows into physical batches that cost the least.
 
-    Rows are sorted by length, so that each batch is padded only to its own longest row; a batch
-    holds at most `max_tokens` tokens with padding, and at least one row.
+    Rows are sorted by length, so that each batch is padded only to its own longest row. Of all ways
+    to cut them, the one is taken with the fewest tokens, padding included, where each batch counts
+    for some more: 24 on a CPU, 2048 elsewhere. A batch holds at most `max_tokens` tokens with
+    padding, and at least one row.
     """
-    batch: list[int] = []
-    for row in sorted(rows, key=lambda row: (len(dataset.input_ids[row]), row)):
-        # Rows come in increasing length: this row is the longest of its batch.
-        if batch and (len(batch) + 1) * len(dataset.input_ids[row]) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    overhead_tokens = _CPU_OVERHEAD_TOKENS if device.type == "cpu" else _GPU_OVERHEAD_TOKENS
+    ordered = sorted(rows, key=lambda row: (len(dataset.input_ids[row]), row))
+    lengths = [len(dataset.input_ids[row]) for row in ordered]
+    # cost[j]: of the best way to cut the first j rows; the last of its batches begins at start[j].
+    cost = np.zeros(len(ordered) + 1)
+    start = np.zeros(len(ordered) + 1, dtype=np.int64)
+    for end, longest in enumerate(lengths, start=1):
+        first = max(0, end - max(1, max_tokens // longest))
+        sizes = np.arange(end - first, 0, -1)
+        costs = cost[first:end] + sizes * longest + overhead_tokens
+        best = int(costs.argmin())
+        cost[end], start[end] = costs[best], first + best
+    cuts = [len(ordered)]
+    while cuts[-1]:
+        cuts.append(int(start[cuts[-1]]))
+    for begin, end in itertools.pairwise(reversed(cuts)):
+        yield ordered[begin:end]
 
 
 def collate(dataset: Dataset, rows: Sequence[int], device: torch.device) -> Batch:

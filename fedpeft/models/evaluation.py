@@ -31,7 +31,7 @@ def evaluate(
     device = next(model.parameters()).device
     total = Score()
     with torch.inference_mode():
-        for rows in physical_batches(dataset, range(len(dataset)), max_tokens):
+        for rows in physical_batches(dataset, range(len(dataset)), max_tokens, device):
             total = total + model.score(collate(dataset, rows, device))
             advanced(len(rows))
     return metrics(total, task)

@@ -1,4 +1,5 @@
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_every_row_is_in_one_batch_and_no_batch_is_too_large(
 ) -> None:
     dataset = of_lengths(lengths)
     rows = data.draw(st.lists(st.sampled_from(range(len(lengths))), unique=True))
-    batches = list(physical_batches(dataset, rows, max_tokens))
+    batches = list(physical_batches(dataset, rows, max_tokens, CPU))
     assert sorted(row for batch in batches for row in batch) == sorted(rows)
     for batch in batches:
         longest = max(lengths[row] for row in batch)
@@ -62,15 +63,41 @@ def test_every_row_is_in_one_batch_and_no_batch_is_too_large(
 
 
 def test_batches_are_filled() -> None:
-    assert [len(b) for b in physical_batches(of_lengths([4] * 10), range(10), 16)] == [4, 4, 2]
-    assert [len(b) for b in physical_batches(of_lengths([4] * 10), range(10), 15)] == [3, 3, 3, 1]
-    assert list(physical_batches(of_lengths([4]), [], 16)) == []
+    def sizes(max_tokens: int) -> list[int]:
+        batches = physical_batches(of_lengths([4] * 10), range(10), max_tokens, CPU)
+        return sorted(map(len, batches))
+
+    assert sizes(16) == [2, 4, 4]
+    assert sizes(15) == [1, 3, 3, 3]
+    assert list(physical_batches(of_lengths([4]), [], 16, CPU)) == []
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=9))
+@settings(max_examples=60, deadline=None)
+def test_no_other_cut_costs_less(device: str, lengths: list[int]) -> None:
+    overhead, max_tokens = {"cpu": 24, "cuda": 2048}[device], 200
+    dataset, ordered = of_lengths(lengths), sorted(lengths)
+
+    def cost(batches: list[list[int]]) -> float:
+        tokens = [len(batch) * max(batch) for batch in batches]
+        fits = all(t <= max_tokens or len(b) == 1 for t, b in zip(tokens, batches, strict=True))
+        return sum(tokens) + overhead * len(batches) if fits else math.inf
+
+    every_cut = [
+        [ordered[a:b] for a, b in itertools.pairwise([0, *cuts, len(ordered)])]
+        for size in range(len(ordered))
+        for cuts in itertools.combinations(range(1, len(ordered)), size)
+    ]
+    rows = physical_batches(dataset, range(len(dataset)), max_tokens, torch.device(device))
+    found = [[lengths[row] for row in batch] for batch in rows]
+    assert cost(found) == min(map(cost, every_cut))
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
     dataset = of_lengths([3, 1, 3, 2, 3])
-    expected = list(physical_batches(dataset, range(5), 6))
-    assert list(physical_batches(dataset, [4, 2, 0, 3, 1], 6)) == expected
+    expected = list(physical_batches(dataset, range(5), 6, CPU))
+    assert list(physical_batches(dataset, [4, 2, 0, 3, 1], 6, CPU)) == expected
 
 
 # --- collate
