@@ -1,8 +1,8 @@
 """The `[model]` section of a run."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class ModelConfig(BaseModel):
@@ -46,6 +46,16 @@ class ModelConfig(BaseModel):
     compile: bool = Field(
         default=False,
         description="Compile the base model with torch.compile. Needs a C++ compiler, and minutes "
-        "at the first steps.",
+        "at the first steps; not together with gradient_checkpointing.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to train.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        # torch 2.13 fails inside checkpointed layers of GPT-2, at a constant in their activation.
+        if self.compile and self.gradient_checkpointing:
+            raise ValueError(
+                "compile and gradient_checkpointing do not go together for every model; set one of "
+                "them to false"
+            )
+        return self
