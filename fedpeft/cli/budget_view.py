@@ -75,8 +75,8 @@ def _summary(entry: "Entry") -> str:
         case "reserved":
             after = body["spent"][body["dataset"]]
             purpose = f", {text.printable(body['purpose'])}" if body["purpose"] else ""
-            event = body["event"]
-            return f"{event['num_steps']} steps → ε = {text.epsilon(float(after))}{purpose}"
+            releases = body["event"].get("num_steps", body["event"].get("num_rounds"))
+            return f"{releases} releases → ε = {text.epsilon(float(after))}{purpose}"
         case "committed":
             return f"released {body['release'][:_SHORT]}"
     return f"ledger {body['ledger'][:_SHORT]}"

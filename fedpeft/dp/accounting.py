@@ -149,9 +149,10 @@ def _epsilon(releases: tuple[Releases, ...], delta: float) -> float:
 
 
 def _spacing(releases: tuple[Releases, ...]) -> float:
-    # The release with the least noise dominates epsilon; others may be tabulated more coarsely.
+    # The releases with the least noise and of most examples dominate epsilon; others may be
+    # tabulated more coarsely. So one more event never makes the spacing finer, and epsilon less.
     smallest = min((some.noise_multiplier for some in releases), default=1.0)
-    likely = min((some.sampling_prob for some in releases), default=1.0)
+    likely = max((some.sampling_prob for some in releases), default=1.0)
     finer = min(1.0, max(_FINEST, likely / _COARSEST_PROB))
     width = sum(_width(some) for some in releases)
     return max(finer * _DISCRETIZATION / smallest, width / _MOST_ENTRIES)

@@ -131,7 +131,7 @@ def test_gaussian_mechanism_is_the_closed_form(multiplier: float, steps: int, de
 def test_rounding_in_long_compositions_is_covered(multiplier: float, steps: int, delta: float):
     """All but surely sampled, so that the steps are composed one by one, against the closed form.
 
-    The library alone is below it, by 0.04 % at a million steps and delta 1e-9.
+    The library alone is below it, by 0.014 % at 100,000 steps and delta 1e-10.
     """
     exact = _gaussian_epsilon(multiplier / math.sqrt(steps), delta)
     ours = epsilon([_event(1 - 1e-13, multiplier, steps)], delta)
@@ -170,11 +170,11 @@ def _finely(prob: float, multiplier: float, steps: int, spacing: float) -> float
     [(1.0, 1e-4), (0.3, 1e-4), (0.03, 1e-4), (0.01, 1e-3), (0.003, 1e-3), (0.001, 1e-3)],
 )
 def test_discretisation_costs_what_the_module_says(prob: float, tolerance: float):
-    """The ten times finer table is no truth: truncation inflates it by up to 2e-4."""
+    """The finer table is no truth: truncation inflates it by up to 2e-4."""
     for multiplier, steps in itertools.product((0.6, 1.0, 5.0, 50.0), (1, 30, 1000)):
-        finer = 1e-4 if prob >= 0.01 else 1e-5
+        finer = 1e-4 if prob >= 0.01 else 3e-5
         fine = _finely(prob, multiplier, steps, finer / multiplier)
-        if fine > 0.005:
+        if fine > 0.02:
             ours = epsilon([_event(prob, multiplier, steps)], _DELTA)
             assert (1 - 3e-4) * fine <= ours <= (1 + tolerance) * fine, (multiplier, steps)
 
@@ -217,6 +217,14 @@ def test_composition_lies_between_the_larger_and_the_sum(events: tuple[DpSgdEven
     assert max(apart) <= together
     halves = [epsilon([event], _DELTA / 2) for event in events]
     assert together <= sum(halves) * 1.001  # basic composition, which is looser
+
+
+@pytest.mark.parametrize("prob", [1e-4, 0.001, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("multiplier", [1.0, 50.0])
+def test_one_more_event_never_costs_less(prob: float, multiplier: float):
+    """A ledger relies on it, and tables whose spacing changes with the events could break it."""
+    before = [_event(0.02, 2.0, 1000), _event(0.005, 1.0, 100)]
+    assert epsilon([*before, _event(prob, multiplier, 1)], _DELTA) >= epsilon(before, _DELTA)
 
 
 def test_order_of_events_does_not_matter():
