@@ -27,7 +27,7 @@ proven. Train in float32 where the guarantee must hold to the letter.
 (Abadi et al., 2016, "Deep Learning with Differential Privacy".)
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from fedpeft.devices import to_device
 from fedpeft.dp.accounting import DpSgdEvent
-from fedpeft.dp.clipping import ClippedSum, clip_and_sum, empty_sum
+from fedpeft.dp.clipping import ClippedSum, CohortSum, clip_and_sum, empty_sum
 from fedpeft.dp.grad_sample import owned_by_rows, per_example_grads, trainable_parameters
 from fedpeft.dp.grid import Grid
 from fedpeft.dp.noise import add_gaussian_noise
@@ -142,13 +142,9 @@ class DpSgd:
             self._config.num_examples, self._config.sampling_prob, self._keystream
         )
 
-    def _empty(self, device: torch.device) -> ClippedSum:
-        return empty_sum(self._shapes, self._grid, device)
-
-    def _clip(self, grads: Mapping[str, Tensor]) -> ClippedSum:
+    def _check_shapes(self, grads: Mapping[str, Tensor]) -> None:
         if {name: grad.shape[1:] for name, grad in grads.items()} != self._shapes:
             raise PrivacyError("the trainable tensors changed after the mechanism was set up")
-        return clip_and_sum(grads, self._grid)
 
     def _release(self, total: ClippedSum) -> NoisyGradient:
         # One vector of all coordinates: its noise goes to the device in one copy.
@@ -203,45 +199,41 @@ def cohort_step(
         PrivacyError: If a client's row was lost, repeated, added or given to another client, or the
             trainable tensors changed. Nothing is released then.
     """
-    model = members[0]._model
-    if any(member._model is not model for member in members):
+    first = members[0]
+    if any(member._model is not first._model for member in members):
         raise PrivacyError("the clients of a cohort must train one model")
-    device = next(model.parameters()).device
+    if any((member._grid, member._shapes) != (first._grid, first._shapes) for member in members):
+        raise PrivacyError("the clients of a cohort must clip the same tensors to one clip norm")
+    device = next(first._model.parameters()).device
     samples = [member._sample() for member in members]
-    totals = [member._empty(device) for member in members]
+    alone = empty_sum(first._shapes, first._grid, device)
+    together = CohortSum(first._shapes, first._grid, len(members), device)
     used: list[CohortBatch] = []
-    clients = np.arange(len(members))
     for batch in to_batches(samples):
         num_rows = len(batch.rows)
-        if not (batch.owners.shape == (num_rows,) and np.isin(batch.owners, clients).all()):
-            raise PrivacyError(
-                f"expected a client below {len(members)} for each of {num_rows} rows of a "
-                f"physical batch, got {batch.owners}"
-            )
+        _check_owners(batch, len(members))
         given = None
         if stacked is not None:
             given = owned_by_rows(stacked, to_device(torch.from_numpy(batch.owners), device))
-        grads = per_example_grads(model, num_rows, batch.losses, given)
-        for k, own in _by_owner(grads, batch.owners, len(members), device):
-            totals[k] = totals[k] + members[k]._clip(own)
+        grads = per_example_grads(first._model, num_rows, batch.losses, given)
+        first._check_shapes(grads)
+        if len(members) == 1:
+            alone = alone + clip_and_sum(grads, first._grid)
+        else:
+            together.add(grads, batch.owners)
         used.append(batch)
     _check_rows(samples, used)
+    totals = [alone] if len(members) == 1 else together.by_client()
     return [member._release(total) for member, total in zip(members, totals, strict=True)]
 
 
-def _by_owner(
-    grads: Mapping[str, Tensor], owners: NDArray[np.int64], num_clients: int, device: torch.device
-) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-    """Yields each client that owns rows of a batch, and the gradients of its rows."""
-    if num_clients == 1:
-        yield 0, grads
-        return
-    # Sorted on the host and copied once: to select by a mask, the host would wait for the device.
-    order_N = to_device(torch.from_numpy(np.argsort(owners, kind="stable")), device)
-    counts = np.bincount(owners, minlength=num_clients).tolist()
-    for k, own in enumerate(torch.split(order_N, counts)):
-        if counts[k]:
-            yield k, {name: grad.index_select(0, own) for name, grad in grads.items()}
+def _check_owners(batch: CohortBatch, num_clients: int) -> None:
+    known = np.isin(batch.owners, np.arange(num_clients))
+    if batch.owners.shape != batch.rows.shape or not known.all():
+        raise PrivacyError(
+            f"expected a client below {num_clients} for each of {len(batch.rows)} rows of a "
+            f"physical batch, got {batch.owners}"
+        )
 
 
 def _check_rows(samples: Sequence[NDArray[np.int64]], batches: Sequence[CohortBatch]) -> None:

@@ -25,7 +25,7 @@ class FederationConfig(BaseModel):
     )
     local_steps: int = Field(default=5, ge=1, description="Local steps of each client per round.")
     clients_at_once: int = Field(
-        default=8,
+        default=16,
         ge=1,
         description="Clients that a simulation trains in one forward and backward pass. Memory and "
         "speed only. A run can be stopped between such groups, and workers share them out.",

@@ -72,7 +72,7 @@ def steps(folder: Path, scratch: Path, num_clients: int, **settings: Any) -> Cal
     names = list(simulation.plan.clients)[:num_clients]
 
     def run() -> object:
-        cohort: list[LocalClient] = [simulation._local_client(1, name) for name in names]
+        cohort: list[LocalClient] = [simulation.trainer.local_client(name, 1) for name in names]
         return train_locally(simulation.model, cohort, simulation.federation, max_tokens=40)
 
     return run

@@ -82,7 +82,7 @@ def test_layer_norms_are_trained_privately_one_client_at_a_time(
     norms = [m for m in model.task_model.modules() if isinstance(m, torch.nn.LayerNorm)]
     for norm in norms:
         norm.requires_grad_(True)
-    cohort = [simulation._local_client(1, name) for name in ("client-00", "client-01")]
+    cohort = [simulation.trainer.local_client(name, 1) for name in ("client-00", "client-01")]
     start = {name: p.detach().clone() for name, p in model.task_model.named_parameters()}
     [result] = train_locally(model, cohort[:1], simulation.federation, max_tokens=64)
     trained = [name for name in result.tensors if "LayerNorm" in name]

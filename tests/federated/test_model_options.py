@@ -69,7 +69,7 @@ class Case:
     def trained(self, num_clients: int) -> Tensor:
         """What private local training with seeded coins and noise changes."""
         names = list(self.simulation.plan.clients)[:num_clients]
-        cohort = [self.simulation._local_client(1, name) for name in names]
+        cohort = [self.simulation.trainer.local_client(name, 1) for name in names]
         start = self.model.tensors()
         results = train_locally(self.model, cohort, self.simulation.federation, max_tokens=64)
         return torch.cat(
