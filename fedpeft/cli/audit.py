@@ -209,7 +209,7 @@ def _run(
     confidence: float,
     progress: "Progress",
 ) -> dict[str, Any]:
-    from fedpeft.federated.assembly import read_and_partition
+    from fedpeft.federated.assembly import cross_talk, read_and_partition
     from fedpeft.federated.audit_run import audit_run, choose_client
     from fedpeft.federated.plan import plan_run
 
@@ -224,7 +224,12 @@ def _run(
     if config.privacy.enabled:
         rows = read_and_partition(config.model, config.data, config.federation)
         counts = {client_id: len(part) for client_id, part in rows.parts.items()}
-        plan = plan_run(counts, config.federation, config.privacy)
+        plan = plan_run(
+            counts,
+            config.federation,
+            config.privacy,
+            cross_talk=cross_talk(config.model),
+        )
         chosen = plan.clients[choose_client(plan, client)]
         assert chosen.dp is not None
         parts["mechanism"] = _mechanism(

@@ -33,30 +33,34 @@ class Grid:
         step: Spacing of the grid, a power of two.
         l2_clip_norm: Bound on one example's gradient before rounding.
         dimension: Number of coordinates, over all trained tensors.
+        cross_talk: Share of the clip norm by which one example may change what the others add.
     """
 
     step: float
     l2_clip_norm: float
     dimension: int
+    cross_talk: float = 0.0
 
     @classmethod
-    def for_clip_norm(cls, l2_clip_norm: float, dimension: int) -> "Grid":
+    def for_clip_norm(cls, l2_clip_norm: float, dimension: int, cross_talk: float = 0.0) -> "Grid":
         """Returns the coarsest power-of-two grid that costs at most 0.1 % in sensitivity."""
         if not SMALLEST_CLIP_NORM <= l2_clip_norm <= LARGEST_CLIP_NORM:
             raise PrivacyError(
                 f"l2_clip_norm must lie in [{SMALLEST_CLIP_NORM:g}, {LARGEST_CLIP_NORM:g}], "
                 f"got {l2_clip_norm}"
             )
+        if not 0 <= cross_talk < 1:
+            raise PrivacyError(f"cross_talk must lie in [0, 1), got {cross_talk}")
         if dimension < 1:
             raise PrivacyError("there is no trainable tensor to clip")
         widest = 2 * _SLACK * l2_clip_norm / math.sqrt(dimension)
         step = 2.0 ** math.floor(math.log2(widest))
-        return cls(step=step, l2_clip_norm=l2_clip_norm, dimension=dimension)
+        return cls(step=step, l2_clip_norm=l2_clip_norm, dimension=dimension, cross_talk=cross_talk)
 
     @property
     def sensitivity(self) -> float:
         """L2 change of the sum when one example is added or removed, rounding included."""
-        return self.l2_clip_norm + self.step * math.sqrt(self.dimension) / 2
+        return self.l2_clip_norm * (1 + self.cross_talk) + self.step * math.sqrt(self.dimension) / 2
 
     @property
     def max_examples(self) -> int:

@@ -10,6 +10,7 @@ from torch import nn
 
 from fedpeft.adapters.config import AdapterConfig
 from fedpeft.dp.config import PrivacyConfig
+from fedpeft.dp.mechanism import BFLOAT16_CROSS_TALK
 from fedpeft.errors import DataError, ModelError
 from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.federated.config import FederationConfig
@@ -122,7 +123,8 @@ def assemble(
         InputError: Whatever is wrong with model, data, adapter, federation or privacy.
     """
     rows = read_and_partition(model_config, data, federation)
-    plan = plan_run({c: len(r) for c, r in rows.parts.items()}, federation, privacy)
+    sizes = {client: len(indices) for client, indices in rows.parts.items()}
+    plan = plan_run(sizes, federation, privacy, cross_talk=cross_talk(model_config))
     tokenizer = load_tokenizer(model_config)
     train = encode(rows.train, model_config, data, rows.labels, tokenizer)
     test = encode(rows.test, model_config, data, rows.labels, tokenizer)
@@ -181,6 +183,11 @@ def encode(
     if labels is None:
         return encode_causal_lm(table, data, tokenizer, model.max_length)
     return encode_classification(table, data, labels, tokenizer, model.max_length)
+
+
+def cross_talk(model: ModelConfig) -> float:
+    """Returns what the noise must allow for the rounding of the forward pass."""
+    return BFLOAT16_CROSS_TALK if model.precision == "bfloat16" else 0.0
 
 
 def needed_columns(model: ModelConfig, data: DataConfig) -> list[str]:

@@ -28,7 +28,7 @@ from fedpeft.dp.auditing import Guesses, OneRunBound, Scores, audit_one_run, fai
 from fedpeft.dp.config import PrivacyConfig
 from fedpeft.dp.randomness import Keystream
 from fedpeft.errors import ConfigError, DataError
-from fedpeft.federated.assembly import Assembly, assemble
+from fedpeft.federated.assembly import Assembly, assemble, cross_talk
 from fedpeft.federated.audit_canaries import Canaries, draw_canaries
 from fedpeft.federated.audit_membership import (
     Adapter,
@@ -309,7 +309,8 @@ def _train(
     federation = federation.model_copy(update={"evaluate_every": federation.num_rounds})
     # Its updates are seen by the audit alone: they are charged to a ledger that goes with them.
     privacy = privacy.model_copy(update={"ledger": None})
-    plan = plan_run({c: len(rows) for c, rows in datasets.items()}, federation, privacy)
+    sizes = {client: len(rows) for client, rows in datasets.items()}
+    plan = plan_run(sizes, federation, privacy, cross_talk=cross_talk(model))
     folder = _KeepingFolder.create(Path(scratch, "run"), {})
     assert isinstance(folder, _KeepingFolder)
     at_once = federation.clients_at_once

@@ -71,7 +71,11 @@ class RunPlan:
 
 
 def plan_run(
-    num_examples: Mapping[str, int], federation: FederationConfig, privacy: PrivacyConfig
+    num_examples: Mapping[str, int],
+    federation: FederationConfig,
+    privacy: PrivacyConfig,
+    *,
+    cross_talk: float = 0.0,
 ) -> RunPlan:
     """Draws the cohorts and calibrates every client's noise to its own participation.
 
@@ -82,6 +86,7 @@ def plan_run(
         num_examples: Client id → number of rows.
         federation: The run's federation section.
         privacy: The run's privacy section.
+        cross_talk: See `DpSgdConfig`; what the model's precision asks for.
 
     Raises:
         DataError: If a client has no rows.
@@ -111,7 +116,7 @@ def plan_run(
             expected_batch_size=batch,
             num_rounds=rounds[client_id],
             num_steps=num_steps,
-            dp=_dp_config(client_id, count, batch, num_steps, privacy)
+            dp=_dp_config(client_id, count, batch, num_steps, privacy, cross_talk)
             if privacy.enabled and privacy.mechanism == "dp-sgd"
             else None,
         )
@@ -154,6 +159,7 @@ def _dp_config(
     expected_batch_size: float,
     num_steps: int,
     privacy: PrivacyConfig,
+    cross_talk: float,
 ) -> DpSgdConfig:
     noise_multiplier = calibrate_noise_multiplier(
         target_epsilon=privacy.target_epsilon,
@@ -167,6 +173,7 @@ def _dp_config(
         expected_batch_size=expected_batch_size,
         l2_clip_norm=privacy.l2_clip_norm,
         noise_multiplier=noise_multiplier,
+        cross_talk=cross_talk,
     )
 
 

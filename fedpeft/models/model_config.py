@@ -35,8 +35,8 @@ class ModelConfig(BaseModel):
         default="float32",
         description="Of the base model's forward pass in training (autocast). Adapter, head, loss, "
         "per-example gradients, clipping and held-out scores are float32 either way. In "
-        "bfloat16 rounding lets the rows of a batch touch each other by more than the noise "
-        "accounts for: see fedpeft/dp/mechanism.py.",
+        "bfloat16 the rows of a batch touch each other by rounding; 2 % more noise allows for it, "
+        "by measurement and not by proof: see fedpeft/dp/mechanism.py.",
     )
     gradient_checkpointing: bool = Field(
         default=False,

@@ -7,9 +7,12 @@ from hypothesis import strategies as st
 
 from fedpeft.dp.accounting import epsilon
 from fedpeft.dp.config import PrivacyConfig
+from fedpeft.dp.grid import Grid
 from fedpeft.errors import BudgetError, ConfigError, DataError, PrivacyError
+from fedpeft.federated.assembly import cross_talk
 from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.plan import RunPlan, plan_run
+from fedpeft.models.model_config import ModelConfig
 
 SIZES = {"bank": 40, "clinic": 90, "shop": 60, "school": 50}
 OFF = PrivacyConfig(enabled=False)
@@ -143,3 +146,19 @@ def test_a_budget_that_no_noise_meets_is_refused() -> None:
     hopeless = PrivacyConfig(target_epsilon=1e-7, delta=1e-9)
     with pytest.raises(BudgetError, match="no noise multiplier"):
         plan_run({"a": 5}, federation(num_rounds=1), hopeless)
+
+
+def test_a_forward_pass_in_half_precision_gets_more_noise() -> None:
+    """At the same epsilon: the sensitivity grows and the multiplier stays."""
+    exact = plan_run(SIZES, federation(), PRIVATE).clients["clinic"].dp
+    half = plan_run(SIZES, federation(), PRIVATE, cross_talk=0.02).clients["clinic"].dp
+    assert exact is not None
+    assert half is not None
+    assert half.event(1) == exact.event(1)
+    grids = [
+        Grid.for_clip_norm(config.l2_clip_norm, 1000, config.cross_talk) for config in (exact, half)
+    ]
+    assert grids[1].sensitivity - grids[0].sensitivity == pytest.approx(0.02 * half.l2_clip_norm)
+    model = ModelConfig(name="m", task="classification")
+    assert cross_talk(model) == 0
+    assert cross_talk(model.model_copy(update={"precision": "bfloat16"})) == 0.02
