@@ -4,9 +4,9 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from fedpeft.adapters.config import AdapterConfig
@@ -39,6 +39,16 @@ class RunConfig(BaseModel):
     federation: FederationConfig
     privacy: PrivacyConfig = PrivacyConfig()
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _rows_have_owners(self) -> Self:
+        if self.privacy.ledger is not None and self.data.partition in ("iid", "dirichlet"):
+            raise ValueError(
+                f"privacy.ledger keeps budgets by client, and a client of a {self.data.partition} "
+                "partition owns nothing: another seed gives its rows to others; use partition "
+                "'column' or 'files', or leave out privacy.ledger"
+            )
+        return self
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

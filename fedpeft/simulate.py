@@ -50,6 +50,7 @@ def simulate(
         VerificationError: If the adapter never changed, or does not score the same when reloaded.
     """
     check_unused(output)
+    config = _with_absolute_ledger(config)
     started = time.monotonic()
     assembly = _assemble(config)
     seconds = time.monotonic() - started
@@ -101,6 +102,15 @@ class _Run:
     run_id: str
 
 
+def _with_absolute_ledger(config: RunConfig) -> RunConfig:
+    """So that `resume` finds the same ledger from another working directory."""
+    ledger = config.privacy.ledger
+    if ledger is None or "://" in ledger:
+        return config
+    privacy = config.privacy.model_copy(update={"ledger": str(Path(ledger).resolve())})
+    return config.model_copy(update={"privacy": privacy})
+
+
 def _check_budgets(config: RunConfig, assembly: Assembly, run_id: str) -> None:
     """Refuses a run that the budgets in a ledger of the user's do not allow to its end."""
     privacy = config.privacy
@@ -109,7 +119,6 @@ def _check_budgets(config: RunConfig, assembly: Assembly, run_id: str) -> None:
             privacy.ledger,
             assembly.rows,
             run_id=run_id,
-            epsilon=privacy.target_epsilon,
             delta=privacy.delta,
         ) as accounts:
             accounts.check_affordable(assembly.plan, config.federation.local_steps)

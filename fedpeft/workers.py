@@ -30,6 +30,9 @@ from fedpeft.types import tensor_digest
 if TYPE_CHECKING:
     import ray
 
+_MOST_RESTARTS = 3
+_PATIENCE_S = 60.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig:
@@ -158,15 +161,20 @@ class RayTrainer:
                 running[self._start(worker, sent, job)] = (job, worker)
             if not running and not more:
                 break
-            [done], _ = ray.wait([*running, *loading])
+            finished, _ = ray.wait([*running, *loading], timeout=_PATIENCE_S)
+            if not finished:
+                if not running:
+                    observer.note("still waiting for a worker: has Ray room for one?")
+                continue
+            [done] = finished
             if done in loading:
-                _get(done)
+                _finish_loading(done)
                 idle.append(loading.pop(done))
                 continue
             job, worker = running.pop(done)
             try:
                 results = _get(done)
-            except ray.exceptions.RayActorError:
+            except ray.exceptions.RayError:  # also where Ray ended it for want of memory
                 loading[_load(worker)] = worker
                 yield job, None
                 more = True  # it has been put back
@@ -187,7 +195,19 @@ def _load(worker: Any) -> Any:
 
     Nobody pays for a job before there is a worker for it.
     """
-    return worker.load.options(max_task_retries=-1).remote()
+    return worker.load.options(max_task_retries=_MOST_RESTARTS).remote()
+
+
+def _finish_loading(loaded: Any) -> None:
+    import ray
+
+    try:
+        _get(loaded)
+    except ray.exceptions.RayError as error:
+        raise ConfigError(
+            f"a worker was lost {_MOST_RESTARTS + 1} times while it loaded the model; it may be "
+            f"out of memory: use fewer ({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def _get(done: Any) -> Any:
@@ -218,6 +238,7 @@ def started_ray(workers: WorkersConfig) -> Iterator[None]:
     try:
         if workers.address is None:
             ray.init(
+                address="local",  # whatever RAY_ADDRESS says
                 num_cpus=workers.num_workers * workers.num_threads,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -225,8 +246,9 @@ def started_ray(workers: WorkersConfig) -> Iterator[None]:
             )
         else:
             ray.init(address=workers.address, log_to_driver=False, configure_logging=False)
-    except ConnectionError as error:
-        raise ConfigError(f"no Ray cluster answers at {workers.address}: {error}") from error
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"reach a cluster at {workers.address}" if workers.address else "be started here"
+        raise ConfigError(f"Ray cannot {where}: {' '.join(str(error).split())[:300]}") from error
     try:
         yield
     finally:

@@ -126,3 +126,11 @@ def test_another_base_model_at_the_workers_is_refused(tiny_bert: Path, tmp_path:
 def test_no_worker_is_refused(counts: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="at least one worker"):
         WorkersConfig(**counts)
+
+
+def test_an_address_without_a_cluster_is_refused() -> None:
+    with (
+        pytest.raises(ConfigError, match="Ray cannot reach a cluster at nonsense"),
+        started_ray(WorkersConfig(num_workers=1, address="nonsense")),
+    ):
+        pytest.fail("it started")

@@ -210,17 +210,14 @@ def _run(
     progress: "Progress",
 ) -> dict[str, Any]:
     from fedpeft.federated.assembly import cross_talk, read_and_partition
-    from fedpeft.federated.audit_run import audit_run, choose_client
+    from fedpeft.federated.audit_run import audit_run, check_example_level, choose_client
     from fedpeft.federated.plan import plan_run
 
     if only_mechanism and not config.privacy.enabled:
         raise ConfigError("privacy is off in this configuration: there is no mechanism to audit")
     parts: dict[str, Any] = {}
-    if config.privacy.enabled and config.privacy.mechanism != "dp-sgd":
-        raise ConfigError(
-            "an audit attacks example-level privacy, and this run's is client-level; set "
-            "privacy.mechanism = 'dp-sgd', or audit a finished adapter with --adapter"
-        )
+    if config.privacy.enabled:
+        check_example_level(config.privacy)
     if config.privacy.enabled:
         rows = read_and_partition(config.model, config.data, config.federation)
         counts = {client_id: len(part) for client_id, part in rows.parts.items()}

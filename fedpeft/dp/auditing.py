@@ -27,7 +27,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from fedpeft.dp.accounting import DpSgdEvent, epsilon
 from fedpeft.dp.randomness import Keystream

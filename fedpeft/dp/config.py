@@ -1,7 +1,7 @@
 """The `[privacy]` section of a run."""
 
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -56,8 +56,9 @@ class PrivacyConfig(BaseModel):
     ledger: str | None = Field(
         default=None,
         description="Ledger that is charged: a file or a postgresql:// URL without a password. "
-        "Rows that have a budget there keep it. Default: a ledger of the run's own, in its folder, "
-        "which knows of no other run.",
+        "Rows that have a budget there keep it; a row is known by its values and the id of the "
+        "client that holds it. Default: a ledger of the run's own, in its folder, which knows of "
+        "no other run.",
     )
     insecure_seeded_noise: bool = Field(
         default=False,
@@ -74,9 +75,14 @@ class PrivacyConfig(BaseModel):
                 "a ledger cannot be charged by a run without privacy, or with seeded noise: no "
                 "finite epsilon would cover it; leave out privacy.ledger"
             )
-        if "://" in self.ledger and urlsplit(self.ledger).password is not None:
+        if "://" in self.ledger and _holds_password(self.ledger):
             raise ValueError(
                 "privacy.ledger must not hold a password, since reports show the configuration; "
                 "use PGPASSFILE or ~/.pgpass"
             )
         return self
+
+
+def _holds_password(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.password is not None or any("password" in name for name in parse_qs(parts.query))

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fedpeft.dp.events import PrivacyEvent
-from fedpeft.errors import BudgetError
+from fedpeft.errors import BudgetError, LedgerError
 from fedpeft.federated.plan import RunPlan
-from fedpeft.ledger import Ledger
+from fedpeft.ledger import Head, Ledger
 from fedpeft.ledger.pricing import rounded_up
 from fedpeft.models.table import Table
 
@@ -85,7 +85,11 @@ class Accounts:
             event = plan.event(client_id, local_steps)
             if event is None or client.num_rounds == 0:
                 continue
-            fits = self.ledger.remaining_events(self._fingerprints[client_id], event)
+            fingerprint = self._fingerprints[client_id]
+            if self.ledger.balance(fingerprint).epsilon is None:
+                self._check_untouched(client_id)
+                continue
+            fits = self.ledger.remaining_events(fingerprint, event)
             if fits < client.num_rounds:
                 statement = self.statement(client_id)
                 raise BudgetError(
@@ -95,6 +99,47 @@ class Accounts:
                     "target_epsilon, or its owner raises the budget with `fedpeft budget set`"
                 )
 
+    def set_missing_budgets(self, epsilon: float) -> None:
+        """Gives each client whose rows have no budget this one, at the run's delta.
+
+        Raises:
+            BudgetError: If more than that is spent already on such rows.
+        """
+        for fingerprint in self._fingerprints.values():
+            if self.ledger.balance(fingerprint).epsilon is None:
+                self.ledger.set_budget(fingerprint, epsilon=epsilon, delta=self._delta)
+
+    def check_continues(self, head: str, spent: Mapping[str, float]) -> None:
+        """Refuses a ledger that is not the one that the run was charged to so far.
+
+        Args:
+            head: Of the ledger when the run was last stored; it may have grown since.
+            spent: Client id → epsilon as it was stated then.
+
+        Raises:
+            VerificationError: If the ledger does not go on from that head.
+            LedgerError: If it states less than was stated before.
+        """
+        self.ledger.verify(Head.parse(head))
+        for client_id, before in spent.items():
+            now = self.spent_epsilon(client_id)
+            if now < before:
+                raise LedgerError(
+                    f"the ledger charges the rows of {client_id} with epsilon {now:.4f}, but "
+                    f"{before:.4f} was spent when the run was stopped; are data and ledger those "
+                    "that it was started with?"
+                )
+
+    def _check_untouched(self, client_id: str) -> None:
+        """The budget that rows without one will get allows the plan if nothing is spent on them."""
+        spent = self.spent_epsilon(client_id)
+        if spent > 0:
+            raise BudgetError(
+                f"some rows of {client_id} are in data sets that epsilon {rounded_up(spent)} was "
+                "spent on already, and these rows have no budget together; set one with `fedpeft "
+                "budget set`"
+            )
+
     @property
     def _purpose(self) -> str:
         return f"run {self._run_id} round "
@@ -102,32 +147,26 @@ class Accounts:
 
 @contextmanager
 def open_accounts(
-    location: str, rows: Mapping[str, Table], *, run_id: str, epsilon: float, delta: float
+    location: str, rows: Mapping[str, Table], *, run_id: str, delta: float
 ) -> Iterator[Accounts]:
     """Opens the ledger and makes every client's rows known to it.
-
-    A client whose rows have a budget already keeps it; for the others it is `epsilon` at `delta`.
 
     Args:
         location: See `Ledger.open`.
         rows: Client id → its rows, the columns that training reads.
         run_id: Tells the charges of this run from others.
-        epsilon: Budget for rows without one.
-        delta: Of that budget, and of every epsilon that the accounts state.
+        delta: Of every epsilon that the accounts state.
 
     Raises:
         LedgerError: If the ledger cannot be opened or written.
-        BudgetError: If more than `epsilon` is spent already on rows without a budget, or a budget
-            is stated at another delta.
+        BudgetError: If a budget is stated at another delta.
     """
     with Ledger.open(location) as ledger:
         fingerprints = {}
         for client_id, table in rows.items():
             fingerprint = ledger.register(table.records(), owner=client_id)
             budget = ledger.balance(fingerprint)
-            if budget.delta is None:
-                ledger.set_budget(fingerprint, epsilon=epsilon, delta=delta)
-            elif budget.delta != delta:
+            if budget.delta not in (None, delta):
                 raise BudgetError(
                     f"the budget of {client_id} in the ledger {location} is stated at delta "
                     f"{budget.delta:g}, the run at {delta:g}; set privacy.delta to the budget's"

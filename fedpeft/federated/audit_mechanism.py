@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from fedpeft.dp import canaries, checks
 from fedpeft.dp.accounting import DpSgdEvent, epsilon

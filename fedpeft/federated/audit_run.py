@@ -131,6 +131,7 @@ def audit_run(
         VerificationError: If the adapter never changed.
     """
     progress.stage_started("loading", 1)
+    check_example_level(privacy)
     assembly = assemble(model, data, adapter, federation, privacy)
     progress.stage_advanced(1)
     client_id = choose_client(assembly.plan, client_id)
@@ -207,6 +208,19 @@ def audit_run(
         failures=_failures(lower, run.spent, client_id, confidence),
         notes=tuple(run.notes),
     )
+
+
+def check_example_level(privacy: PrivacyConfig) -> None:
+    """Refuses to audit what these attackers do not attack.
+
+    Raises:
+        ConfigError: If the run's privacy is not that of one example.
+    """
+    if privacy.enabled and privacy.mechanism != "dp-sgd":
+        raise ConfigError(
+            "an audit attacks example-level privacy, and this run's is client-level; set "
+            "privacy.mechanism = 'dp-sgd', or audit a finished adapter with --adapter"
+        )
 
 
 def choose_client(plan: RunPlan, client_id: str | None) -> str:

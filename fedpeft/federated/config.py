@@ -33,6 +33,7 @@ class FederationConfig(BaseModel):
     expected_batch_size: float | None = Field(
         default=None,
         gt=0,
+        allow_inf_nan=False,
         description="Expected Poisson batch of every client (at most its number of rows). Give "
         "this or sampling_prob.",
     )
@@ -45,12 +46,16 @@ class FederationConfig(BaseModel):
     optimizer: Literal["sgd", "adam"] = Field(
         default="sgd", description="The client's optimizer; its state starts anew every round."
     )
-    learning_rate: float = Field(default=0.5, gt=0, description="For the adapter's factors.")
+    learning_rate: float = Field(
+        default=0.5, gt=0, allow_inf_nan=False, description="For the adapter's factors."
+    )
     head_learning_rate: float | None = Field(
-        default=None, gt=0, description="For the head. Default: the adapter's."
+        default=None, gt=0, allow_inf_nan=False, description="For the head. Default: the adapter's."
     )
     momentum: float = Field(default=0.0, ge=0, lt=1, description="For 'sgd'; reset every round.")
-    weight_decay: float = Field(default=0.0, ge=0, description="Decay of the trained tensors.")
+    weight_decay: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Decay of the trained tensors."
+    )
     aggregator: Literal["fedsvd", "fedavg", "ffa-lora", "frozen-orthonormal"] = Field(
         default="fedsvd",
         description="'fedsvd': average B, refactorize BA by SVD. 'ffa-lora': average B, A never "

@@ -92,7 +92,10 @@ def reload_and_score(
             str(request),
             str(answer),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # In a session of its own, so that Ctrl-C, which asks this process to stop, does not end it.
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, start_new_session=True
+        )
         if done.returncode != 0:
             raise VerificationError(
                 f"the exported adapter {directory} could not be loaded and scored again: "

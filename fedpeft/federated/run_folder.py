@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedpeft.adapters.peft_files import load_tensors
-from fedpeft.errors import AdapterError, ConfigError, DataError
+from fedpeft.errors import AdapterError, ConfigError, DataError, LedgerError
 from fedpeft.federated.local_training import LocalResult
 from fedpeft.federated.records import RoundReport
 from fedpeft.files import write_atomically, write_text
@@ -54,6 +54,7 @@ class Progress(BaseModel):
     records: list[RoundReport]
     notes: list[str]
     seconds: dict[str, float]
+    ledger_head: str | None
 
 
 class RunFolder:
@@ -119,6 +120,18 @@ class RunFolder:
                 ) from error
             yield
 
+    def check_ledger_exists(self) -> None:
+        """Refuses a run whose own ledger is gone: a new one would forget what was spent.
+
+        Raises:
+            LedgerError: If the file is not there.
+        """
+        if not self.ledger.is_file():
+            raise LedgerError(
+                f"the run's ledger {self.ledger} is missing, so what it has spent is not known; "
+                "put it back to go on, or start a new run"
+            )
+
     def save_round(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
         """Makes a finished round durable and drops the files that it replaces."""
         state = self._state(progress.round)
@@ -129,7 +142,11 @@ class RunFolder:
         for old in self._checkpoint.glob("state-*.safetensors"):
             if old != state:
                 old.unlink()
-        shutil.rmtree(self._round(progress.round), ignore_errors=True)
+        # Also what an earlier crash left behind: nobody may read it, and with client-level privacy
+        # it is not noised.
+        for old_round in self._checkpoint.glob("round-*"):
+            if int(old_round.name.removeprefix("round-")) <= progress.round:
+                shutil.rmtree(old_round)
 
     def load_round(self) -> tuple[Progress, dict[str, Tensor]] | None:
         """Returns the last finished round, or None before the first one.

@@ -1,5 +1,6 @@
 """A whole federated run on one machine: the round's data path, top to bottom."""
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -100,6 +101,8 @@ class Simulation:
         with self.folder.exclusively(), ExitStack() as stack:
             self._accounts: Accounts | None = None
             if self.privacy.enabled:
+                if self.privacy.ledger is None and self.folder.load_round() is not None:
+                    self.folder.check_ledger_exists()
                 self._accounts = stack.enter_context(self._open_accounts())
             self._run()
             if self._accounts is not None:
@@ -111,14 +114,21 @@ class Simulation:
             self.privacy.ledger or str(self.folder.ledger),
             self.rows,
             run_id=self.run_id,
-            epsilon=self.privacy.target_epsilon,
             delta=self.privacy.delta,
         )
+
+    def _check_ledger(self, progress: Progress) -> None:
+        """Refuses to go on with another ledger than the one that was charged so far."""
+        if self._accounts is not None and progress.ledger_head is not None:
+            spent = progress.records[-1].epsilon if progress.records else {}
+            self._accounts.check_continues(progress.ledger_head, spent)
 
     def _run(self) -> None:
         self.aggregator = AGGREGATORS[self.federation.aggregator]
         self.model.set_trainable(self.aggregator.trained_factors)
         self._restore()
+        if self._accounts is not None:
+            self._accounts.set_missing_budgets(self.privacy.target_epsilon)
         self.observer.run_started(
             num_rounds=self.federation.num_rounds,
             first_round=len(self.records) + 1,
@@ -136,6 +146,12 @@ class Simulation:
             raise VerificationError(
                 "the adapter did not change: after the last round the norm of its update is zero"
             )
+        norms = [norm for record in self.records for norm in record.update_norms.values()]
+        if not any(math.isfinite(norm) for norm in norms):
+            raise VerificationError(
+                "the adapter is noise alone: no client ever sent an update of finite numbers; "
+                "lower learning_rate"
+            )
 
     @property
     def final_metrics(self) -> dict[str, float]:
@@ -152,6 +168,8 @@ class Simulation:
         updates = {client_id: update.result for client_id, update in paid.items()}
         if self.plan.client_level is None:
             self._drop_diverged(round_number, updates)
+        else:
+            self._note_diverged(round_number, updates)
         if updates:
             sent = [result.tensors for result in updates.values()]
             if self.plan.client_level is None:
@@ -306,13 +324,20 @@ class Simulation:
         self.observer.client_finished(round_number, client_id, spent)
 
     def _drop_diverged(self, round_number: int, updates: dict[str, LocalResult]) -> None:
-        for client_id, result in list(updates.items()):
-            if not all(bool(torch.isfinite(tensor).all()) for tensor in result.tensors.values()):
-                del updates[client_id]
-                self._note(
-                    f"round {round_number}: the update of {client_id} holds NaN or infinite values "
-                    "and is left out; lower learning_rate"
-                )
+        for client_id in _diverged(updates):
+            del updates[client_id]
+            self._note(
+                f"round {round_number}: the update of {client_id} holds NaN or infinite values "
+                "and is left out; lower learning_rate"
+            )
+
+    def _note_diverged(self, round_number: int, updates: Mapping[str, LocalResult]) -> None:
+        """With client-level privacy they count as zero: who is in a mean is public."""
+        for client_id in _diverged(updates):
+            self._note(
+                f"round {round_number}: the update of {client_id} holds NaN or infinite values "
+                "and counts as zero; lower learning_rate"
+            )
 
     def _note_sitting_out(self, round_number: int, client_id: str) -> None:
         assert self._accounts is not None
@@ -361,6 +386,7 @@ class Simulation:
         if saved is None:
             return
         progress, self.tensors = saved
+        self._check_ledger(progress)
         self.records = list(progress.records)
         self.initial_metrics = dict(progress.initial_metrics)
         self.num_nonfinite |= progress.num_nonfinite
@@ -376,12 +402,21 @@ class Simulation:
             records=self.records,
             notes=self.notes,
             seconds=vars(self.seconds),
+            ledger_head=str(self._accounts.ledger.head()) if self._accounts else None,
         )
         self.folder.save_round(progress, self.tensors)
 
     def _note(self, message: str) -> None:
         self.notes.append(message)
         self.observer.note(message)
+
+
+def _diverged(updates: Mapping[str, LocalResult]) -> list[str]:
+    return [
+        client_id
+        for client_id, result in updates.items()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in result.tensors.values())
+    ]
 
 
 def _distance(update: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:

@@ -159,8 +159,8 @@ def _reach(report: Report) -> tuple[str, str]:
 def _accounting(report: Report) -> tuple[str, str]:
     return (
         "Every charged step counts",
-        f"The {text.printable(report.privacy.accountant, 40)} accountant composes all steps that "
-        "a client was charged for, including those whose update never arrived. ε is shown "
+        f"The {text.printable(report.privacy.accountant, 40)} accountant composes all releases "
+        "that a client was charged for, including those whose update never arrived. ε is shown "
         "rounded up.",
     )
 
@@ -170,7 +170,9 @@ def _limits(report: Report) -> list[tuple[str, str]]:
         unit = (
             "What the coordinator sees",
             "It receives every update without noise and must be trusted to clip, to add noise and "
-            "to forget. Clients who do not trust it need mechanism = 'dp-sgd'.",
+            "to forget. Clients who do not trust it need mechanism = 'dp-sgd'. Who takes part in a "
+            "round is public, an organisation under two ids is two clients, and runs on other rows "
+            "of the same client are not in this ε.",
         )
     else:
         unit = (
@@ -198,7 +200,8 @@ def _limits(report: Report) -> list[tuple[str, str]]:
         (
             "What another ledger was charged for",
             f"ε counts all that the ledger {text.printable(report.privacy.ledger or '', 80)} was "
-            "charged for on these rows. Runs that were charged elsewhere, or nowhere, add to it.",
+            "charged for on these rows under the same client id. Runs that were charged elsewhere, "
+            "or nowhere, or had the rows under another id, add to it.",
         ),
         (
             "The base model",

@@ -146,7 +146,7 @@ def _tiles(report: Report) -> list[Tile]:
         Tile(
             title="Rounds",
             value=text.count(len(report.rounds)),
-            detail=f"{text.count(charged)} local steps",
+            detail=f"{text.count(charged)} charged releases",
         ),
         Tile(
             title="Time",
@@ -179,7 +179,7 @@ def _privacy_tile(report: Report) -> Tile:
 
 
 def _clients(report: Report) -> Table:
-    columns = ["Client", "Rows", "Weight", "q", _SIGMA, "Steps planned", "Steps charged", "ε"]
+    columns = ["Client", "Rows", "Weight", "q", _SIGMA, "Releases planned", "charged", "ε"]
     return Table(
         columns=[*columns, "Non-finite"],
         rows=[_client_row(client) for client in report.clients],

@@ -117,13 +117,14 @@ def run_config(
     model_fields: Mapping[str, object] | None = None,
     adapter: Mapping[str, object] | None = None,
     num_rows: int = 30,
+    partition: Mapping[str, object] | None = None,
     **federation: object,
 ) -> RunConfig:
     """Three clients of ten rows, two rounds of two steps, unless told otherwise."""
     scratch.mkdir(parents=True, exist_ok=True)
     train = write_rows(scratch / "train.jsonl", num_rows, seed=1)
     test = write_rows(scratch / "test.jsonl", 16, seed=2)
-    data: dict[str, object] = {"train": str(train), "test": str(test)}
+    data: dict[str, object] = {"train": str(train), "test": str(test), **(partition or {})}
     patterns: tuple[str, ...] = ("query", "value")
     if task == "causal-lm":
         data |= {"question_column": "question", "answer_column": "answer"}

@@ -1,12 +1,13 @@
 """Runs with client-level privacy: one noise a round, on the sum of whole updates."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from fedpeft.dp.accounting import epsilon
-from fedpeft.errors import PrivacyError
+from fedpeft.errors import PrivacyError, VerificationError
 from fedpeft.federated import simulation as module
 from fedpeft.federated.plan import plan_run
 from fedpeft.federated.simulation import Stopped
@@ -160,3 +161,35 @@ def test_delta_is_held_against_the_number_of_clients(tiny_bert: Path, tmp_path: 
     config = run_config(tiny_bert, tmp_path, privacy={**CLIENT_LEVEL, "delta": 0.4}, **UNIFORM)
     with pytest.raises(PrivacyError, match=r"below 1/n for the 3 clients, so below 0\.333"):
         plan_run({"a": 5, "b": 5, "c": 5}, config.federation, config.privacy)
+
+
+def test_diverged_updates_are_noted_and_a_run_of_noise_alone_fails(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    run = small_run(tiny_bert, tmp_path, learning_rate=1e25)
+    simulation = run.simulation()
+    with pytest.raises(VerificationError, match="the adapter is noise alone"):
+        simulation.run()
+    assert len(simulation.notes) == 6
+    assert all("and counts as zero; lower learning_rate" in note for note in simulation.notes)
+
+
+def test_no_update_without_noise_is_left_on_disk(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the process died between a finished round and its removal."""
+    run = small_run(tiny_bert, tmp_path)
+    with monkeypatch.context() as patch:
+        remove = shutil.rmtree
+
+        def crash(path: Path, **options: bool) -> None:
+            if Path(path).name.startswith("round-"):
+                raise Crash
+            remove(path, **options)
+
+        patch.setattr(shutil, "rmtree", crash)
+        with pytest.raises(Crash):
+            run.finished()
+    assert list((run.folder / "checkpoint").glob("round-0001/*"))
+    run.finished()
+    assert not list((run.folder / "checkpoint").glob("round-*"))

@@ -48,6 +48,7 @@ def progress(round_number: int, tensors: dict[str, Tensor], loss: float = 0.1 + 
         records=[record] * round_number,
         notes=["a note"],
         seconds={"training": 1.0, "evaluation": 2.0},
+        ledger_head=None,
     )
 
 
