@@ -20,7 +20,7 @@ from fedpeft.federated.trainer import LocalTrainer, Trainer
 from fedpeft.report.build import build_report
 from fedpeft.report.schema import Report
 from fedpeft.report.write import write_report
-from fedpeft.workers import RayTrainer, WorkersConfig, started_ray
+from fedpeft.workers import RayTrainer, RayWorkers, WorkersConfig, started_ray
 
 ADAPTER_FOLDER = "adapter"
 
@@ -52,19 +52,20 @@ def simulate(
     check_unused(output)
     config = _with_absolute_ledger(config)
     started = time.monotonic()
-    assembly = _assemble(config)
-    seconds = time.monotonic() - started
-    run_id = secrets.token_hex(8)
-    _check_budgets(config, assembly, run_id)
-    about = {
-        "run_id": run_id,
-        "config": config.model_dump(mode="json"),
-        "base_digest": assembly.base_digest,
-        "data_digest": assembly.data_digest,
-    }
-    folder = RunFolder.create(output, about)
-    run = _Run(config=config, assembly=assembly, folder=folder, run_id=run_id)
-    return _finish(run, observer, workers, stop_requested, started, seconds)
+    with _started(config, workers) as actors:
+        assembly = _assemble(config)
+        seconds = time.monotonic() - started
+        run_id = secrets.token_hex(8)
+        _check_budgets(config, assembly, run_id)
+        about = {
+            "run_id": run_id,
+            "config": config.model_dump(mode="json"),
+            "base_digest": assembly.base_digest,
+            "data_digest": assembly.data_digest,
+        }
+        folder = RunFolder.create(output, about)
+        run = _Run(config=config, assembly=assembly, folder=folder, run_id=run_id)
+        return _finish(run, observer, actors, stop_requested, started, seconds)
 
 
 def resume(
@@ -82,16 +83,17 @@ def resume(
     started = time.monotonic()
     folder, run = RunFolder.reopen(output)
     config = _stored_config(run, output)
-    assembly = _assemble(config)
-    seconds = time.monotonic() - started
-    for name, found in (("base", assembly.base_digest), ("data", assembly.data_digest)):
-        if run.get(f"{name}_digest") != found:
-            raise DataError(
-                f"the run in {output} cannot go on: its {name} is not what it started with "
-                f"(expected digest {run.get(f'{name}_digest')}, got {found})"
-            )
-    reopened = _Run(config=config, assembly=assembly, folder=folder, run_id=run["run_id"])
-    return _finish(reopened, observer, workers, stop_requested, started, seconds)
+    with _started(config, workers) as actors:
+        assembly = _assemble(config)
+        seconds = time.monotonic() - started
+        for name, found in (("base", assembly.base_digest), ("data", assembly.data_digest)):
+            if run.get(f"{name}_digest") != found:
+                raise DataError(
+                    f"the run in {output} cannot go on: its {name} is not what it started with "
+                    f"(expected digest {run.get(f'{name}_digest')}, got {found})"
+                )
+        reopened = _Run(config=config, assembly=assembly, folder=folder, run_id=run["run_id"])
+        return _finish(reopened, observer, actors, stop_requested, started, seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,48 +138,51 @@ def _stored_config(run: Mapping[str, Any], output: Path) -> RunConfig:
 
 
 @contextmanager
-def _trainer(
-    config: RunConfig, assembly: Assembly, workers: WorkersConfig | None
-) -> Iterator[Trainer]:
-    if workers is not None:
-        with started_ray(workers):
-            yield RayTrainer(config, assembly, workers)
+def _started(config: RunConfig, workers: WorkersConfig | None) -> Iterator[RayWorkers | None]:
+    if workers is None:
+        yield None
     else:
-        yield LocalTrainer(
-            assembly.model,
-            assembly.datasets,
-            assembly.plan.clients,
-            config.federation,
-            max_tokens=config.model.max_tokens_per_batch,
-        )
+        with started_ray(workers):
+            yield RayWorkers(config, workers)
+
+
+def _trainer(config: RunConfig, assembly: Assembly, actors: RayWorkers | None) -> Trainer:
+    if actors is not None:
+        return RayTrainer(actors, assembly, config.federation.local_steps)
+    return LocalTrainer(
+        assembly.model,
+        assembly.datasets,
+        assembly.plan.clients,
+        config.federation,
+        max_tokens=config.model.max_tokens_per_batch,
+    )
 
 
 def _finish(
     run: _Run,
     observer: Observer,
-    workers: WorkersConfig | None,
+    actors: RayWorkers | None,
     stop_requested: Callable[[], bool],
     started: float,
     assembly_seconds: float,
 ) -> Report:
     config, assembly, folder = run.config, run.assembly, run.folder
-    with _trainer(config, assembly, workers) as trainer:
-        simulation = Simulation(
-            run_id=run.run_id,
-            model=assembly.model,
-            trainer=trainer,
-            rows=assembly.rows,
-            test=assembly.test,
-            plan=assembly.plan,
-            federation=config.federation,
-            privacy=config.privacy,
-            task=config.model.task,
-            max_tokens=config.model.max_tokens_per_batch,
-            folder=folder,
-            observer=observer,
-            stop_requested=stop_requested,
-        )
-        simulation.run()
+    simulation = Simulation(
+        run_id=run.run_id,
+        model=assembly.model,
+        trainer=_trainer(config, assembly, actors),
+        rows=assembly.rows,
+        test=assembly.test,
+        plan=assembly.plan,
+        federation=config.federation,
+        privacy=config.privacy,
+        task=config.model.task,
+        max_tokens=config.model.max_tokens_per_batch,
+        folder=folder,
+        observer=observer,
+        stop_requested=stop_requested,
+    )
+    simulation.run()
     adapter = folder.path / ADAPTER_FOLDER
     export_adapter(adapter, assembly.model, simulation.tensors, config.model, assembly.labels)
     observer.note("loading the exported adapter with peft in another process")

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedpeft.config import RunConfig
 from fedpeft.errors import ConfigError, ModelError
-from fedpeft.federated.adapted_model import AdaptedModel
+from fedpeft.federated.adapted_model import AdaptedModel, device_of
 from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.assembly import Assembly, adapted_model
 from fedpeft.federated.local_training import LocalResult
@@ -60,37 +60,44 @@ class WorkersConfig:
 class Worker:
     """What runs in an actor."""
 
-    def __init__(
-        self, config: RunConfig, num_classes: int, base_digest: str, num_threads: int
-    ) -> None:
+    def __init__(self, config: RunConfig, num_threads: int) -> None:
         """Loads nothing yet: an error here would be taken for the loss of the actor."""
         self._config = config
-        self._num_classes = num_classes
-        self._base_digest = base_digest
         self._num_threads = num_threads
+        self._base: nn.Module | None = None
         self._loaded: AdaptedModel | None = None
 
-    def load(self) -> None:
-        """Loads the model, the first time.
+    def load_base(self) -> None:
+        """Loads the base model, the first time.
+
+        Raises:
+            ModelError: If it cannot be loaded here.
+        """
+        import torch
+
+        if self._base is None:
+            torch.set_num_threads(self._num_threads)
+            self._base = load_base_model(self._config.model)
+
+    def load(self, num_classes: int, base_digest: str) -> None:
+        """Makes the model ready to train, the first time.
 
         Raises:
             ModelError: If it cannot be loaded here, or is another one than where the run started.
         """
-        import torch
-
         if self._loaded is not None:
             return
-        torch.set_num_threads(self._num_threads)
+        self.load_base()
+        assert self._base is not None
         config = self._config
-        base = load_base_model(config.model)
-        found = tensor_digest(base.state_dict())
-        if found != self._base_digest:
+        found = tensor_digest(self._base.state_dict())
+        if found != base_digest:
             raise ModelError(
                 f"{config.model.name} on {platform.node()} is not the model that the run started "
-                f"with: expected digest {self._base_digest}, got {found}"
+                f"with: expected digest {base_digest}, got {found}"
             )
         self._loaded = adapted_model(
-            base, config.model, config.adapter, config.federation, num_classes=self._num_classes
+            self._base, config.model, config.adapter, config.federation, num_classes=num_classes
         )
         self._loaded.set_trainable(AGGREGATORS[config.federation.aggregator].trained_factors)
 
@@ -102,7 +109,6 @@ class Worker:
         *datasets: Dataset,
     ) -> dict[str, LocalResult]:
         """Trains one job; `datasets` are those of the clients that train, in the job's order."""
-        self.load()
         assert self._loaded is not None
         trainer = LocalTrainer(
             self._loaded,
@@ -114,16 +120,18 @@ class Worker:
         return trainer.run(tensors, job, Observer())
 
 
-class RayTrainer:
-    """Trains in Ray actors, as many jobs at a time as there are actors."""
+class RayWorkers:
+    """The actors; they load the base model while the run is still being put together.
 
-    def __init__(self, config: RunConfig, assembly: Assembly, workers: WorkersConfig) -> None:
+    Attributes:
+        actors: Their handles.
+    """
+
+    def __init__(self, config: RunConfig, workers: WorkersConfig) -> None:
         """Starts the actors; Ray must have been started."""
         import ray
 
-        self._num_steps = config.federation.local_steps
-        self._plans = assembly.plan.clients
-        on_gpu = assembly.model.device.type == "cuda"
+        on_gpu = device_of(config.model.device).type == "cuda"
         # What an actor did when it was lost is paid for again; Ray must not repeat it by itself.
         kind: Any = ray.remote(
             num_cpus=workers.num_threads,
@@ -131,12 +139,22 @@ class RayTrainer:
             max_restarts=-1,
             max_task_retries=0,
         )(Worker)
-        self._workers = [
-            kind.remote(config, len(assembly.labels), assembly.base_digest, workers.num_threads)
-            for _ in range(workers.num_workers)
-        ]
-        for worker in self._workers:
-            _load(worker)  # while this process goes on
+        self.actors = [kind.remote(config, workers.num_threads) for _ in range(workers.num_workers)]
+        for actor in self.actors:
+            actor.load_base.remote()
+
+
+class RayTrainer:
+    """Trains in Ray actors, as many jobs at a time as there are actors."""
+
+    def __init__(self, workers: RayWorkers, assembly: Assembly, num_steps: int) -> None:
+        """Gives the actors what the run was put together from."""
+        import ray
+
+        self._workers = workers.actors
+        self._num_steps = num_steps
+        self._plans = assembly.plan.clients
+        self._model = (len(assembly.labels), assembly.base_digest)
         self._datasets = {name: ray.put(rows) for name, rows in assembly.datasets.items()}
 
     def train(
@@ -146,7 +164,7 @@ class RayTrainer:
         import ray
 
         sent = ray.put(dict(tensors))
-        loading = {_load(worker): worker for worker in self._workers}
+        loading = {self._load(worker): worker for worker in self._workers}
         idle: list[Any] = []
         running: dict[ray.ObjectRef[Any], tuple[Job, Any]] = {}
         more = True
@@ -175,7 +193,7 @@ class RayTrainer:
             try:
                 results = _get(done)
             except ray.exceptions.RayError:  # also where Ray ended it for want of memory
-                loading[_load(worker)] = worker
+                loading[self._load(worker)] = worker
                 yield job, None
                 more = True  # it has been put back
                 continue
@@ -184,18 +202,17 @@ class RayTrainer:
                 observer.step_finished(job.label, step)
             yield job, results
 
+    def _load(self, worker: Any) -> Any:
+        """Asks a worker that is new, or was lost and comes back, to be ready for a job.
+
+        Nobody pays for a job before there is a worker for it.
+        """
+        return worker.load.options(max_task_retries=_MOST_RESTARTS).remote(*self._model)
+
     def _start(self, worker: Any, tensors: "ray.ObjectRef[Any]", job: Job) -> Any:
         plans = {client_id: self._plans[client_id] for client_id in job.reservations}
         datasets = [self._datasets[client_id] for client_id in job.reservations]
         return worker.train.remote(tensors, job, plans, *datasets)
-
-
-def _load(worker: Any) -> Any:
-    """Asks a worker that is new, or was lost and comes back, to be ready for a job.
-
-    Nobody pays for a job before there is a worker for it.
-    """
-    return worker.load.options(max_task_retries=_MOST_RESTARTS).remote()
 
 
 def _finish_loading(loaded: Any) -> None:

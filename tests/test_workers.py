@@ -10,7 +10,7 @@ import pytest
 
 from fedpeft.errors import ConfigError, ModelError
 from fedpeft.federated.trainer import Job
-from fedpeft.workers import RayTrainer, Worker, WorkersConfig, started_ray
+from fedpeft.workers import RayTrainer, RayWorkers, Worker, WorkersConfig, started_ray
 from tests.federated.small_runs import SEEDED, SmallRun, Watcher, charged, outcome, run_config
 
 TWO = WorkersConfig(num_workers=2)
@@ -99,9 +99,9 @@ def test_the_base_model_is_mapped_and_not_copied(tiny_bert: Path, tmp_path: Path
     import ray
 
     run = small_run(tiny_bert, tmp_path, "mapped")
-    trainer = RayTrainer(run.config, run.assemble(), TWO)
+    trainer = RayTrainer(RayWorkers(run.config, TWO), run.assemble(), 2)
     for worker in trainer._workers:
-        ray.get(worker.load.remote())
+        ray.get(trainer._load(worker))
         mapped, copied = ray.get(worker.__ray_call__.remote(num_mapped))
         assert mapped > 20
         assert copied == 0
@@ -117,7 +117,7 @@ def test_another_base_model_at_the_workers_is_refused(tiny_bert: Path, tmp_path:
         reservations={"client-00": None},
         coin_seeds={"client-00": 1},
     )
-    trainer = RayTrainer(run.config, assembly, TWO)
+    trainer = RayTrainer(RayWorkers(run.config, TWO), assembly, 2)
     with pytest.raises(ModelError, match="is not the model that the run started with"):
         list(trainer.train(assembly.model.tensors(), iter([job]), Watcher()))  # type: ignore[arg-type]
 

@@ -50,7 +50,7 @@ class AdaptedModel:
         else:
             self.task_model = CausalLanguageModel(base, precision=model_config.precision)
         self.adapted_modules = self.method.inject(self.task_model, adapter_config, seed)
-        self.task_model.eval().to(_device(model_config.device))
+        self.task_model.eval().to(device_of(model_config.device))
         if model_config.gradient_checkpointing:
             checkpoint_layers(base)
         if model_config.compile:
@@ -112,7 +112,8 @@ def adapter_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t for name, t in tensors.items() if name.startswith(f"{BASE}.")}
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Returns what `model.device` means on this machine."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)

@@ -15,7 +15,7 @@ from fedpeft.federated.simulation import Simulation
 from fedpeft.federated.trainer import LocalTrainer
 from fedpeft.ledger import Ledger
 from fedpeft.types import tensor_digest
-from fedpeft.workers import RayTrainer, WorkersConfig
+from fedpeft.workers import RayTrainer, RayWorkers, WorkersConfig
 from tests.tiny_models import write_rows
 
 SEEDED = {"target_epsilon": 4.0, "delta": 0.02, "insecure_seeded_noise": True}
@@ -76,7 +76,9 @@ class SmallRun:
             folder = RunFolder.create(self.folder, {})
         assembly = self.assemble()
         trainer = (
-            RayTrainer(self.config, assembly, workers)
+            RayTrainer(
+                RayWorkers(self.config, workers), assembly, self.config.federation.local_steps
+            )
             if workers
             else LocalTrainer(
                 assembly.model,
