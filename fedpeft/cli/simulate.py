@@ -33,7 +33,9 @@ def simulate(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads. Default: all cores; with workers, one of each."),
+        typer.Option(
+            min=1, help="CPU threads. Default: all cores. With --workers: of each; default 1."
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -87,7 +89,7 @@ def simulate(
         if workers
         else None
     )
-    if threads is not None:
+    if threads is not None and actors is None:
         import torch
 
         torch.set_num_threads(threads)
