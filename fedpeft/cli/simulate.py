@@ -33,9 +33,7 @@ def simulate(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="CPU threads. Default: all cores. With --workers: of each; default 1."
-        ),
+        typer.Option(min=1, help="CPU threads. Default: all; with --workers, of each: 1."),
     ] = None,
     workers: Annotated[
         int | None,
