@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from fedpeft.dp.auditing import MembershipAttack, Scores, membership_attack, roc_curve
+from fedpeft.dp.membership import MembershipAttack, Scores, membership_attack, roc_curve
 from fedpeft.errors import DataError
 from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.models.dataset import Dataset, collate, physical_batches

@@ -19,6 +19,7 @@ from transformers import (
 
 from fedpeft.adapters.config import AdapterConfig
 from fedpeft.adapters.lora import LoraLinear
+from fedpeft.dp.canaries import GivenGradients as Given
 from fedpeft.dp.mechanism import CohortBatch, DpSgd, DpSgdConfig, PhysicalBatch, cohort_step
 from fedpeft.dp.randomness import Keystream
 from fedpeft.federated.adapted_model import AdaptedModel
@@ -30,32 +31,6 @@ ODD_VALUES = (math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, -1e-40, 1e-38, 1e
 
 _VOCABULARY = 40
 _HIDDEN = 16
-
-
-class Dot(nn.Module):
-    """A weight whose gradient on a row is that row of the input, exactly."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(num_features))
-        self.row_parameters: dict[str, Tensor] | None = None
-
-    def forward(self, x_ND: Tensor) -> Tensor:
-        weight = self.weight if self.row_parameters is None else self.row_parameters["weight"]
-        return (x_ND * weight).sum(1)
-
-
-class Given(nn.Module):
-    """Two tensors; the gradient of row n is `gradients_ND[n]`, its halves one for each tensor."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.left, self.right = Dot(num_features // 2), Dot(num_features - num_features // 2)
-
-    def losses(self, gradients_ND: Tensor) -> Tensor:
-        half = self.left.weight.numel()
-        losses_N: Tensor = self.left(gradients_ND[:, :half]) + self.right(gradients_ND[:, half:])
-        return losses_N
 
 
 class AdaptedHead(nn.Module):

@@ -13,17 +13,15 @@ from fedpeft.dp import auditing
 from fedpeft.dp.accounting import DpSgdEvent, epsilon
 from fedpeft.dp.auditing import (
     Guesses,
-    auc,
     audit_one_run,
-    clopper_pearson,
     count_correct,
     effective_noise,
     fair_coins,
-    membership_attack,
     one_run_epsilon,
     one_run_p_value,
-    roc_curve,
 )
+from fedpeft.dp.intervals import clopper_pearson
+from fedpeft.dp.membership import auc, membership_attack, roc_curve
 from fedpeft.dp.noise import standard_normal
 from fedpeft.dp.randomness import Keystream
 from fedpeft.errors import PrivacyError
