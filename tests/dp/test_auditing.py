@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from fedpeft.dp import auditing
+from fedpeft.dp import auditing, membership
 from fedpeft.dp.accounting import DpSgdEvent, epsilon
 from fedpeft.dp.auditing import (
     Guesses,
@@ -339,7 +339,7 @@ def test_false_positive_interval_allows_for_the_chosen_threshold():
     wrong = too_narrow = 0
     for _ in range(trials):
         members, others = _uniform(50, stream), _uniform(150, stream)
-        rate = auditing._rate(members, others, 0.01, error=0.05)
+        rate = membership._rate(members, others, 0.01, error=0.05)
         wrong += 1 - rate.threshold > rate.false_positive.high
         too_narrow += 1 - rate.threshold > clopper_pearson(1, 150, 0.2).high
     assert _not_more_often(wrong, trials, 0.05)
