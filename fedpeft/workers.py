@@ -39,18 +39,21 @@ class WorkersConfig:
     """How many actors, and where.
 
     Attributes:
-        num_workers: Actors.
+        num_workers: Actors; None: as many as the cluster has room for.
         num_threads: CPU threads of each.
         address: A running cluster's, as `ray.init` takes it; None: Ray is started here.
     """
 
-    num_workers: int
+    num_workers: int | None
     num_threads: int = 1
     address: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses counts below one."""
-        if self.num_workers < 1 or self.num_threads < 1:
+        if self.num_workers is None and self.address is None:
+            raise ConfigError("say how many workers to start on this machine")
+        num_workers = 1 if self.num_workers is None else self.num_workers
+        if min(num_workers, self.num_threads) < 1:
             raise ConfigError(
                 f"expected at least one worker of at least one thread, got {self.num_workers} of "
                 f"{self.num_threads}"
@@ -139,9 +142,18 @@ class RayWorkers:
             max_restarts=-1,
             max_task_retries=0,
         )(Worker)
-        self.actors = [kind.remote(config, workers.num_threads) for _ in range(workers.num_workers)]
+        count = workers.num_workers or _room(workers.num_threads, on_gpu)
+        self.actors = [kind.remote(config, workers.num_threads) for _ in range(count)]
         for actor in self.actors:
             actor.load_base.remote()
+
+
+def _room(num_threads: int, on_gpu: bool) -> int:
+    import ray
+
+    resources = ray.cluster_resources()
+    room = int(resources.get("CPU", 0) // num_threads)
+    return max(1, min(room, int(resources.get("GPU", 0))) if on_gpu else room)
 
 
 class RayTrainer:
@@ -254,6 +266,7 @@ def started_ray(workers: WorkersConfig) -> Iterator[None]:
         ) from error
     try:
         if workers.address is None:
+            assert workers.num_workers is not None
             ray.init(
                 address="local",  # whatever RAY_ADDRESS says
                 num_cpus=workers.num_workers * workers.num_threads,

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +124,64 @@ def test_another_base_model_at_the_workers_is_refused(tiny_bert: Path, tmp_path:
         list(trainer.train(assembly.model.tensors(), iter([job]), Watcher()))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("counts", [{"num_workers": 0}, {"num_workers": 1, "num_threads": 0}])
+@pytest.mark.slow
+def test_a_running_cluster_is_used_and_left_running(tiny_bert: Path, tmp_path: Path) -> None:
+    """As many workers as it has room for; the same results as here."""
+    settings = {"privacy": SEEDED, "clients_at_once": 2}
+    expected = outcome(small_run(tiny_bert, tmp_path, "local", **settings).finished())
+    (tmp_path / "head.py").write_text(HEAD, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "head.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    ) as head:
+        assert head.stdout is not None
+        address = head.stdout.readline().strip()
+        run = small_run(tiny_bert, tmp_path, "cluster", **settings)
+        code = CLUSTER_RUN.format(root=Path(__file__).parents[1], address=address)
+        (tmp_path / "config.json").write_text(run.config.model_dump_json(), encoding="utf-8")
+        command = [sys.executable, "-c", code, tmp_path / "config.json", run.folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == f"2 {expected['digest']}"
+        assert head.poll() is None
+        head.communicate("stop")
+
+
+HEAD = """
+import sys
+import ray
+context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+print(context.address_info["address"], flush=True)
+sys.stdin.readline()
+ray.shutdown()
+"""
+CLUSTER_RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "{root}")
+import torch
+torch.set_num_threads(1)
+from fedpeft.config import RunConfig
+from fedpeft.types import tensor_digest
+from fedpeft.workers import WorkersConfig, started_ray
+from tests.federated.small_runs import SmallRun
+config = RunConfig.model_validate_json(Path(sys.argv[1]).read_text())
+workers = WorkersConfig(num_workers=None, address="{address}")
+with started_ray(workers):
+    run = SmallRun(config=config, folder=Path(sys.argv[2]))
+    simulation = run.simulation(workers=workers)
+    simulation.run()
+    print(len(simulation.trainer._workers), tensor_digest(simulation.tensors))
+"""
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [{"num_workers": 0}, {"num_workers": -1}, {"num_workers": 1, "num_threads": 0}],
+)
 def test_no_worker_is_refused(counts: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="at least one worker"):
         WorkersConfig(**counts)

@@ -41,7 +41,12 @@ def simulate(
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option("--ray", metavar="ADDRESS", help="A running Ray cluster for the workers."),
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="A running Ray cluster for the workers; as many as it has room for, if --workers "
+            "does not say how many.",
+        ),
     ] = None,
     insecure_seeded_noise: Annotated[
         bool,
@@ -80,13 +85,9 @@ def simulate(
     from fedpeft.federated.simulation import Stopped
     from fedpeft.workers import WorkersConfig
 
-    if ray is not None and workers is None:
-        raise ConfigError("--ray names a cluster; say with --workers how many actors to start")
-    actors = (
-        WorkersConfig(num_workers=workers, num_threads=threads or 1, address=ray)
-        if workers
-        else None
-    )
+    actors = None
+    if workers is not None or ray is not None:
+        actors = WorkersConfig(num_workers=workers, num_threads=threads or 1, address=ray)
     if threads is not None and actors is None:
         import torch
 
