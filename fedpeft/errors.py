@@ -6,6 +6,7 @@
     │   ├── DataError         a data file, a column, a row, a partition
     │   ├── ModelError        a base model, a tokenizer, a module pattern
     │   ├── AdapterError      an adapter's tensors, shapes or files
+    │   ├── IdentityError     a key, a certificate, a role or a request for one
     │   ├── LedgerError       a budget ledger's file, database or entries
     │   └── PrivacyError      a guarantee that cannot be given
     │       └── BudgetError   a privacy budget that would be exceeded
@@ -41,6 +42,10 @@ class ModelError(InputError):
 
 class AdapterError(InputError):
     """An adapter's tensors, shapes or files are wrong."""
+
+
+class IdentityError(InputError):
+    """A key, certificate, role or request for one cannot be used."""
 
 
 class LedgerError(InputError):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fedpeft import __version__
-from fedpeft.cli import audit, bench, budget, config, data, report, simulate
+from fedpeft.cli import audit, bench, budget, config, data, pki, report, simulate
 from fedpeft.errors import FedpeftError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(budget.app, name="budget")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
+app.add_typer(pki.app, name="pki")
 app.add_typer(report.app, name="report")
 
 

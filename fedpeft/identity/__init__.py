@@ -1,0 +1,1 @@
+"""Who is who: keys, certificates with roles, and the authority that issues and revokes them."""
