@@ -23,13 +23,10 @@ def print_balances(balances: Sequence["Balance"]) -> None:
 
     from fedpeft.report import text
 
-    owners = any(balance.owner for balance in balances)
-    titles = ["data set", "rows", "overlaps", "ε spent", "budget", "δ", "events", "open", "state"]
-    table = Table(*(["owner", *titles] if owners else titles), **_PLAIN)
-    table.columns[int(owners)].no_wrap = True
-    for b in balances:
-        none = b.epsilon is None or b.delta is None or b.spent is None
-        cells = [
+    titles = ("owner", "data set", "rows", "overlaps", "ε spent", "budget", "δ", "events", "open")
+    lines = [
+        (
+            text.printable(b.owner),
             b.fingerprint[:_SHORT],
             text.count(b.num_rows),
             text.count(len(b.overlaps)) if b.overlaps else "",
@@ -38,11 +35,19 @@ def print_balances(balances: Sequence["Balance"]) -> None:
             "" if b.delta is None else text.delta(b.delta),
             text.count(b.num_events),
             text.count(b.num_open) if b.num_open else "",
-            "no budget" if none else "exhausted" if b.exhausted else "",
-        ]
-        style = _RED if b.exhausted else "yellow" if none else ""
-        cells = [text.printable(b.owner), *cells] if owners else cells
-        table.add_row(*(Text(cell) for cell in cells), style=style)
+        )
+        for b in balances
+    ]
+    # Columns that say nothing would take the room of those that do.
+    shown = [i for i in range(len(titles)) if any(line[i] for line in lines)]
+    table = Table(**_PLAIN)
+    for i in shown:
+        table.add_column(titles[i], no_wrap=True)
+    table.add_column("state")
+    for line, b in zip(lines, balances, strict=True):
+        state = "no budget" if b.epsilon is None else "exhausted" if b.exhausted else ""
+        style = _RED if b.exhausted else "yellow" if b.epsilon is None else ""
+        table.add_row(*(Text(line[i]) for i in shown), Text(state), style=style)
     Console().print(table)
 
 
