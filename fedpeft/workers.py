@@ -151,7 +151,7 @@ class RayWorkers:
 def _room(num_threads: int, on_gpu: bool) -> int:
     import ray
 
-    resources = ray.cluster_resources()
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     room = int(resources.get("CPU", 0) // num_threads)
     return max(1, min(room, int(resources.get("GPU", 0))) if on_gpu else room)
 

@@ -31,12 +31,23 @@ def tables(report: BenchReport) -> RenderableType:
     parts.append(
         Text(
             f"{report.num_blocks} blocks, {threads} threads, {report.hardware.get('device')}; "
-            "ratios are medians over blocks [95 % interval]",
+            f"ratios are medians over blocks [{_interval(report)}]",
             style="dim",
         )
     )
     return Group(*parts)
 
+
+
+def _interval(report: "BenchReport") -> str:
+    """What the brackets are: their coverage falls where there are few blocks."""
+    covered = [
+        ratio.confidence
+        for case in report.cases
+        for ratio in case.ratios
+        if ratio.confidence is not None
+    ]
+    return f"{min(covered):.0%} interval" if covered else "no interval"
 
 def _arms(case: CaseReport) -> Table:
     costs = [_costs(arm) for arm in case.arms]
