@@ -38,7 +38,6 @@ def tables(report: BenchReport) -> RenderableType:
     return Group(*parts)
 
 
-
 def _interval(report: "BenchReport") -> str:
     """What the brackets are: their coverage falls where there are few blocks."""
     covered = [
@@ -48,6 +47,7 @@ def _interval(report: "BenchReport") -> str:
         if ratio.confidence is not None
     ]
     return f"{min(covered):.0%} interval" if covered else "no interval"
+
 
 def _arms(case: CaseReport) -> Table:
     costs = [_costs(arm) for arm in case.arms]

@@ -79,7 +79,7 @@ class RunFolder:
             ConfigError: If the folder already holds something.
         """
         check_unused(path)
-        (path / "checkpoint").mkdir(parents=True)
+        (path / "checkpoint").mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         write_text(path / "run.json", json.dumps(run, indent=2) + "\n")
         return folder
@@ -252,6 +252,15 @@ def check_unused(path: Path) -> None:
     Raises:
         ConfigError: If the path is a file or a folder that is not empty.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and _holds_nothing(path)):
         hint = " (to go on with the run in it, use --resume)" if path.is_dir() else ""
         raise ConfigError(f"the output folder {path} already holds something{hint}; name another")
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether there is nothing but what a crash in `RunFolder.create` leaves: no run yet."""
+    unfinished = {"checkpoint", ".run.json.partial"}
+    checkpoint = path / "checkpoint"
+    return {entry.name for entry in path.iterdir()} <= unfinished and not (
+        checkpoint.exists() and (not checkpoint.is_dir() or any(checkpoint.iterdir()))
+    )

@@ -228,6 +228,11 @@ def test_run_json_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         RunFolder.create(tmp_path / "run", RUN)
     with pytest.raises(DataError, match="holds no run"):
         RunFolder.reopen(tmp_path / "run")
+    # And can be had again: it is neither a run to resume nor somebody else's folder.
+    monkeypatch.undo()
+    (tmp_path / "run" / ".run.json.partial").write_text("{", encoding="utf-8")
+    assert RunFolder.create(tmp_path / "run", RUN).path == tmp_path / "run"
+    assert RunFolder.reopen(tmp_path / "run")[1] == RUN
 
 
 def test_what_was_asked_for_is_readable_json(folder: RunFolder) -> None:
