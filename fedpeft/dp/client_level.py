@@ -9,8 +9,8 @@ update being zero in every round, with epsilon as `accounting.epsilon` computes 
 1. one client's update moves the sum by at most the grid's sensitivity, whatever it contains and
    however many rows or steps made it (clipping, over all tensors at once);
 2. every client weighs the same, so that no number of rows moves the others' weights;
-3. Gaussian noise of `noise_multiplier` times that sensitivity is added to every coordinate, also
-   when nobody answered (noise);
+3. Gaussian noise of `noise_multiplier` times that sensitivity is added to every coordinate of each
+   release, also when no update came (noise); a round that nobody paid for releases nothing;
 4. the divisor is the public number of clients of a round, never the number that answered: an update
    that is missing or not finite counts as zero.
 
