@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: env demo test test-slow lint format clean
+.PHONY: env demo test test-slow lint format protos clean
 
 env: $(STAMP)
 
@@ -36,6 +36,9 @@ lint: env
 format: env
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+protos: env
+	$(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=. --pyi_out=. --grpc_python_out=. protos/fedpeft/wire/v1/*.proto
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -41,6 +41,33 @@ class RunConfig(BaseModel):
     output: OutputConfig = OutputConfig()
 
     @model_validator(mode="after")
+    def _rows_have_a_place(self) -> Self:
+        data = self.data
+        if self.federation.clients == "simulated":
+            if data.train is None and not data.client_files:
+                raise ValueError(f"data.partition = '{data.partition}' needs data.train")
+            return self
+        named = {"train", "client_files", "partition", "partition_column", "partition_groups"}
+        if named & data.model_fields_set:
+            raise ValueError(
+                "remote clients bring rows of their own; leave out "
+                + ", ".join(f"data.{name}" for name in sorted(named & data.model_fields_set))
+            )
+        if data.test is None:
+            raise ValueError("remote clients keep their rows; name held-out rows with data.test")
+        if self.privacy.mechanism != "dp-sgd":
+            raise ValueError(
+                "client-level privacy is for simulated clients: remote ones add their own noise "
+                "and need not trust the coordinator; use privacy.mechanism = 'dp-sgd'"
+            )
+        if self.privacy.ledger is not None or self.privacy.insecure_seeded_noise:
+            raise ValueError(
+                "remote clients keep ledgers of their own and draw their own noise; leave out "
+                "privacy.ledger and privacy.insecure_seeded_noise"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rows_have_owners(self) -> Self:
         if self.privacy.ledger is not None and self.data.partition in ("iid", "dirichlet"):
             raise ValueError(

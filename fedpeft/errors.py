@@ -8,9 +8,14 @@
     │   ├── AdapterError      an adapter's tensors, shapes or files
     │   ├── IdentityError     a key, a certificate, a role or a request for one
     │   ├── LedgerError       a budget ledger's file, database or entries
+    │   ├── PolicyError       what a client's own policy does not allow
+    │   ├── ProtocolError     a message that another machine should not have sent
     │   └── PrivacyError      a guarantee that cannot be given
     │       └── BudgetError   a privacy budget that would be exceeded
-    └── VerificationError     a finished result failed its own check    exit code 3
+    ├── VerificationError     a finished result failed its own check    exit code 3
+    ├── RemoteError           a server refused, with a code             exit code 4
+    ├── UnavailableError      a server or database cannot be reached    exit code 5
+    └── WorkerLostError       a process that worked for us ended        exit code 1
 
 A message says what was expected, what came, and what to do about it.
 """
@@ -52,6 +57,14 @@ class LedgerError(InputError):
     """A budget ledger cannot be opened, read or written, or does not know what was named."""
 
 
+class PolicyError(InputError):
+    """A client's own policy does not allow what was asked of it."""
+
+
+class ProtocolError(InputError):
+    """A message from another machine is not one that the protocol allows."""
+
+
 class PrivacyError(InputError):
     """A privacy guarantee cannot be given for what was asked."""
 
@@ -64,3 +77,32 @@ class VerificationError(FedpeftError):
     """A finished result failed its own check."""
 
     exit_code = 3
+
+
+class RemoteError(FedpeftError):
+    """A server refused a call.
+
+    Attributes:
+        code: What `fedpeft.wire.catalogue` calls it.
+    """
+
+    exit_code = 4
+
+    def __init__(self, code: str, message: str) -> None:
+        """Takes the code, and the message that the server meant for the caller."""
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type["RemoteError"], tuple[str, str]]:
+        """Keeps both on the way between processes."""
+        return type(self), (self.code, str(self))
+
+
+class UnavailableError(FedpeftError):
+    """A server or its database cannot be reached; nothing is known to have happened."""
+
+    exit_code = 5
+
+
+class WorkerLostError(FedpeftError):
+    """A process that worked for this one ended before it answered."""

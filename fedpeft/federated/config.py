@@ -10,11 +10,17 @@ class FederationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    clients: Literal["simulated", "remote"] = Field(
+        default="simulated",
+        description="'simulated': the run holds all rows and plays every client. 'remote': clients "
+        "that are enrolled with a server train on rows of their own; for `fedpeft run submit`.",
+    )
     num_clients: int | None = Field(
         default=None,
         ge=1,
         description="Number of clients. Required for the 'iid' and 'dirichlet' partitions; with "
-        "'column' the clients with the most rows take part; not used with 'files'.",
+        "'column' the clients with the most rows take part; not used with 'files'. With remote "
+        "clients: the run begins when that many have agreed to it; default 1.",
     )
     num_rounds: int = Field(default=20, ge=1, description="Communication rounds.")
     clients_per_round: int | None = Field(
@@ -22,6 +28,32 @@ class FederationConfig(BaseModel):
         ge=1,
         description="Cohort size. Cohorts are drawn from the seed before the run, so that each "
         "client's noise fits the number of rounds that it really takes part in. Default: all.",
+    )
+    quorum: int | None = Field(
+        default=None,
+        ge=1,
+        description="Remote clients: updates that a round needs. With fewer at its deadline the "
+        "same round begins again. Default: all of clients_per_round.",
+    )
+    over_selection: int = Field(
+        default=0,
+        ge=0,
+        description="Remote clients: so many more than clients_per_round are asked, and the round "
+        "ends with the first clients_per_round updates. Who is asked pays, whether or not its "
+        "update arrives in time: each client's noise fits the rounds that it is asked in.",
+    )
+    round_deadline_s: float = Field(
+        default=3600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Remote clients: seconds after which a round goes on without those that did "
+        "not answer.",
+    )
+    most_attempts: int = Field(
+        default=5,
+        ge=1,
+        description="Remote clients: deadlines that one round may miss its quorum at before the "
+        "run fails; it can be resumed. Updates that arrived are kept.",
     )
     local_steps: int = Field(default=5, ge=1, description="Local steps of each client per round.")
     clients_at_once: int = Field(
@@ -81,6 +113,8 @@ class FederationConfig(BaseModel):
     def _consistent(self) -> Self:
         if (self.expected_batch_size is None) == (self.sampling_prob is None):
             raise ValueError("give one of expected_batch_size and sampling_prob")
+        if self.clients == "remote":
+            self._check_remote()
         if self.momentum and self.optimizer != "sgd":
             raise ValueError("momentum goes with optimizer = 'sgd'")
         if (
@@ -93,3 +127,12 @@ class FederationConfig(BaseModel):
                 f"({self.num_clients})"
             )
         return self
+
+    def _check_remote(self) -> None:
+        if self.aggregator == "fedavg":
+            raise ValueError("remote clients send B alone; 'fedavg' would have them send A as well")
+        cohort = self.clients_per_round
+        if self.quorum is not None and cohort is not None and self.quorum > cohort:
+            raise ValueError(f"quorum ({self.quorum}) is larger than clients_per_round ({cohort})")
+        if self.over_selection and cohort is None:
+            raise ValueError("over_selection needs clients_per_round: without it all are asked")

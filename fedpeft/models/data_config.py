@@ -67,8 +67,6 @@ class DataConfig(BaseModel):
                 raise ValueError("partition = 'files' needs client_files")
             if self.train is not None:
                 raise ValueError("partition = 'files' takes client_files, not train")
-        elif self.train is None:
-            raise ValueError(f"partition = '{self.partition}' needs train")
         elif self.client_files:
             raise ValueError(f"client_files goes with partition = 'files', not '{self.partition}'")
         if self.partition == "column" and self.partition_column is None:

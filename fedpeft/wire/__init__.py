@@ -1,0 +1,1 @@
+"""What machines say to each other: generated messages, and their one translation."""

@@ -1,0 +1,99 @@
+"""Every way in which a server refuses a call: code, gRPC status, and what the caller is told.
+
+The message is for whoever calls, so it never quotes an exception: what went wrong inside stands in
+the server's log and audit log, under the same code.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One way to refuse.
+
+    Attributes:
+        code: What programs read; it never changes its meaning.
+        status: Name of the gRPC status.
+        message: What a person reads; `{detail}` is filled in where it is there.
+    """
+
+    code: str
+    status: str
+    message: str
+
+
+class Refused(Enum):
+    """The catalogue."""
+
+    NOT_TRUSTED = Problem(
+        code="not-trusted",
+        status="UNAUTHENTICATED",
+        message="the certificate is not valid here: {detail}",
+    )
+    NOT_ALLOWED = Problem(
+        code="not-allowed",
+        status="PERMISSION_DENIED",
+        message="this needs one of the roles {detail}",
+    )
+    NOT_SIGNED = Problem(
+        code="not-signed",
+        status="UNAUTHENTICATED",
+        message="the request must be signed with the certificate's key: {detail}",
+    )
+    REPLAYED = Problem(
+        code="replayed",
+        status="UNAUTHENTICATED",
+        message="this request was made before, or its time is not now; check the clock",
+    )
+    INVALID = Problem(code="invalid", status="INVALID_ARGUMENT", message="{detail}")
+    TOO_LARGE = Problem(
+        code="too-large", status="RESOURCE_EXHAUSTED", message="too large: {detail}"
+    )
+    OLD_PROTOCOL = Problem(
+        code="old-protocol",
+        status="FAILED_PRECONDITION",
+        message="{detail}; upgrade the older side",
+    )
+    NO_SUCH_RUN = Problem(
+        code="no-such-run", status="NOT_FOUND", message="there is no run {detail}"
+    )
+    NO_SUCH_CLIENT = Problem(
+        code="no-such-client", status="NOT_FOUND", message="there is no client {detail}"
+    )
+    NO_SUCH_ADAPTER = Problem(
+        code="no-such-adapter", status="NOT_FOUND", message="there is no one adapter {detail}"
+    )
+    NOT_EXPORTED = Problem(
+        code="not-exported",
+        status="FAILED_PRECONDITION",
+        message="adapter {detail} was not exported: the last version of a finished run is",
+    )
+    WRONG_STATE = Problem(code="wrong-state", status="FAILED_PRECONDITION", message="{detail}")
+    BAD_TOKEN = Problem(
+        code="bad-token",
+        status="PERMISSION_DENIED",
+        message="the enrolment token is unknown, used, expired or another client's; ask for a "
+        "new one",
+    )
+    ALREADY_EXISTS = Problem(code="already-exists", status="ALREADY_EXISTS", message="{detail}")
+    REVOKED = Problem(
+        code="revoked", status="PERMISSION_DENIED", message="client {detail} was revoked"
+    )
+    DATABASE_DOWN = Problem(
+        code="database-down",
+        status="UNAVAILABLE",
+        message="the server cannot reach its database; nothing was changed; try again",
+    )
+    SHUTTING_DOWN = Problem(
+        code="shutting-down", status="UNAVAILABLE", message="the server is stopping; try again"
+    )
+    INTERNAL = Problem(
+        code="internal",
+        status="INTERNAL",
+        message="the server failed; its log has the details under {detail}",
+    )
+
+
+BY_CODE = {refused.value.code: refused for refused in Refused}
+"""Code → entry."""

@@ -1,0 +1,1 @@
+"""Generated from protos/fedpeft/wire/v1 by `make protos`."""
