@@ -1,5 +1,6 @@
 """The plan of a run, fixed before anyone trains: cohorts, weights, and each client's noise."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -76,6 +77,7 @@ def plan_run(
     privacy: PrivacyConfig,
     *,
     cross_talk: float = 0.0,
+    remaining_epsilon: Mapping[str, float] | None = None,
 ) -> RunPlan:
     """Draws the cohorts and calibrates every client's noise to its own participation.
 
@@ -87,6 +89,8 @@ def plan_run(
         federation: The run's federation section.
         privacy: The run's privacy section.
         cross_talk: See `DpSgdConfig`; what the model's precision asks for.
+        remaining_epsilon: Client id → what its own budget has left, where that may be less than
+            the run's target: its noise is then calibrated to that.
 
     Raises:
         DataError: If a client has no rows.
@@ -104,6 +108,7 @@ def plan_run(
         client_id: count if federation.weighting == "examples" else 1
         for client_id, count in num_examples.items()
     }
+    left = remaining_epsilon or {}
     clients = {}
     for client_id in sorted(num_examples):
         count = num_examples[client_id]
@@ -116,7 +121,9 @@ def plan_run(
             expected_batch_size=batch,
             num_rounds=rounds[client_id],
             num_steps=num_steps,
-            dp=_dp_config(client_id, count, batch, num_steps, privacy, cross_talk)
+            dp=_dp_config(
+                client_id, count, batch, num_steps, _afforded(privacy, client_id, left), cross_talk
+            )
             if privacy.enabled and privacy.mechanism == "dp-sgd"
             else None,
         )
@@ -129,10 +136,13 @@ def plan_run(
 def _draw_cohorts(
     client_ids: list[str], federation: FederationConfig
 ) -> tuple[tuple[str, ...], ...]:
-    size = federation.clients_per_round or len(client_ids)
+    size = len(client_ids)
+    if federation.clients_per_round is not None:
+        size = federation.clients_per_round + federation.over_selection
     if size > len(client_ids):
         raise ConfigError(
-            f"clients_per_round is {size}, but the federation has {len(client_ids)} clients"
+            f"{size} clients are asked in every round (clients_per_round and over_selection), but "
+            f"the federation has {len(client_ids)} clients"
         )
     return tuple(
         tuple(
@@ -151,6 +161,13 @@ def _expected_batch_size(num_examples: int, federation: FederationConfig) -> flo
         return federation.sampling_prob * num_examples
     assert federation.expected_batch_size is not None
     return min(federation.expected_batch_size, float(num_examples))
+
+
+def _afforded(privacy: PrivacyConfig, client_id: str, left: Mapping[str, float]) -> PrivacyConfig:
+    target = min(privacy.target_epsilon, left.get(client_id, math.inf))
+    if not target > 0:
+        raise PrivacyError(f"client {client_id} has nothing left of its budget")
+    return privacy.model_copy(update={"target_epsilon": target})
 
 
 def _dp_config(

@@ -19,6 +19,7 @@ from fedpeft.federated.accounts import Accounts, Statement, open_accounts
 from fedpeft.federated.adapted_model import AdaptedModel, adapter_tensors
 from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.config import FederationConfig
+from fedpeft.federated.coordination import distance
 from fedpeft.federated.local_training import LocalResult
 from fedpeft.federated.observer import Observer
 from fedpeft.federated.plan import RunPlan
@@ -179,7 +180,7 @@ class Simulation:
             aggregate = self.aggregator.aggregate(self.tensors, released, weights)
             diagnostics = dict(aggregate.diagnostics)
             norms = {
-                client_id: _distance(r.tensors, self.tensors) for client_id, r in updates.items()
+                client_id: distance(r.tensors, self.tensors) for client_id, r in updates.items()
             }
             downlink_bytes = len(updates) * size_bytes(self.tensors)
             self.tensors = dict(aggregate.tensors)
@@ -417,11 +418,3 @@ def _diverged(updates: Mapping[str, LocalResult]) -> list[str]:
         for client_id, result in updates.items()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in result.tensors.values())
     ]
-
-
-def _distance(update: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
-    return float(
-        torch.stack([(t.double() - start[n].double()).square().sum() for n, t in update.items()])
-        .sum()
-        .sqrt()
-    )
