@@ -1,0 +1,1 @@
+"""Where adapter versions are kept."""

@@ -1,0 +1,31 @@
+"""What the state of record refuses, so that a service can tell the reasons apart."""
+
+from fedpeft.errors import InputError
+
+
+class StateError(InputError):
+    """The coordinator's database cannot be opened as it is, or does not allow what was asked."""
+
+
+class NotFoundError(StateError):
+    """There is no such client, run or adapter, or several that begin so."""
+
+
+class WrongStateError(StateError):
+    """What was asked contradicts what is recorded; nothing was changed."""
+
+
+class DuplicateUpdateError(WrongStateError):
+    """The client sent another update for the round before; the first one stays."""
+
+
+class BadTokenError(StateError):
+    """An enrolment token is unknown, used, expired or another client's."""
+
+
+class ClientRevokedError(StateError):
+    """The client, or its certificate, was revoked."""
+
+
+class KeyInUseError(StateError):
+    """The node key is another client's."""
