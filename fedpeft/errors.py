@@ -15,6 +15,7 @@
     ├── VerificationError     a finished result failed its own check    exit code 3
     ├── RemoteError           a server refused, with a code             exit code 4
     ├── UnavailableError      a server or database cannot be reached    exit code 5
+    ├── QuorumError           a round without the updates it needs      exit code 1
     └── WorkerLostError       a process that worked for us ended        exit code 1
 
 A message says what was expected, what came, and what to do about it.
@@ -106,3 +107,7 @@ class UnavailableError(FedpeftError):
 
 class WorkerLostError(FedpeftError):
     """A process that worked for this one ended before it answered."""
+
+
+class QuorumError(FedpeftError):
+    """A round did not get the updates that it needs; its run can be resumed in it."""

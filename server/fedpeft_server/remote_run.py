@@ -1,0 +1,84 @@
+"""A run of remote clients, from its configuration to an exported adapter, top to bottom.
+
+Everything that is finished is in the database before the next thing begins, so that a run that was
+stopped or killed goes on with the same round: `execute` is the way to start and the way to resume.
+"""
+
+from datetime import UTC, datetime
+
+from fedpeft.errors import DataError
+from fedpeft.federated.terms import RunTerms
+from fedpeft.models.model_config import ModelConfig
+from fedpeft_server import events
+from fedpeft_server.agreement import agree
+from fedpeft_server.records import AdapterRecord, ExportedFile, RunStatus
+from fedpeft_server.round import Adapter, Round
+from fedpeft_server.run_context import UNDER_WAY, RunContext
+from fedpeft_server.run_math import Start
+
+
+def execute(context: RunContext) -> None:
+    """Takes a run from wherever it is to its end.
+
+    Raises:
+        StoppedError: If it was asked to stop.
+        FedpeftError: If it cannot go on; it can be resumed when the cause is gone.
+    """
+    state, run_id = context.state, context.run_id
+    _set_status(context, RunStatus.PREPARING)
+    start: Start = context.compute("start", run_id)
+    adapter = _newest(context, start)
+    plan = agree(context, start.terms)
+    _check_terms(plan.terms_json, start.terms)
+    _set_status(context, RunStatus.RUNNING)
+    while adapter.record.round < start.terms.federation.num_rounds:
+        adapter = Round(context, start, plan, adapter.record.round + 1, adapter).run()
+    files, metrics = context.compute("export", adapter.blob, adapter.record.digest)
+    state.set_export(
+        adapter.record.digest,
+        {
+            name: ExportedFile(sha256=context.artifacts.put(content), size_bytes=len(content))
+            for name, content in files.items()
+        },
+        run_id=run_id,
+    )
+    context.tell(events.EXPORTED, adapter=adapter.record.digest, metrics=metrics)
+    _set_status(context, RunStatus.FINISHED)
+
+
+def _newest(context: RunContext, start: Start) -> Adapter:
+    """Returns the adapter that the open round starts from."""
+    stored = context.state.newest_adapter(context.run_id)
+    if stored is not None:
+        return Adapter(record=stored, blob=context.artifacts.get(stored.artifact))
+    model: ModelConfig = start.terms.model
+    first = AdapterRecord(
+        digest=start.digest,
+        run_id=context.run_id,
+        round=0,
+        parent=None,
+        base_model=model.name,
+        base_digest=start.terms.base_digest,
+        artifact=context.artifacts.put(start.adapter),
+        participants=(),
+        epsilon={},
+        metrics=start.metrics,
+        created_at=datetime.now(UTC),
+        export=None,
+    )
+    context.state.start_adapter(first)
+    return Adapter(record=first, blob=start.adapter)
+
+
+def _check_terms(agreed: str, now: RunTerms) -> None:
+    """What clients agreed to must be what the run still is: base model and labels included."""
+    if agreed != now.to_json():
+        raise DataError(
+            "the run cannot go on: its base model or held-out labels are not those that its "
+            "clients agreed to; put them back"
+        )
+
+
+def _set_status(context: RunContext, status: RunStatus) -> None:
+    context.state.set_run_status(context.run_id, status, expected=UNDER_WAY)
+    context.tell(events.STATUS, status=status.value, reason="")
