@@ -50,7 +50,7 @@ def unseal(kind: str, envelope: bytes, identify: Identify) -> tuple[bytes, Ident
     try:
         signed = pb.Signed.FromString(envelope)
         certificate = x509.load_der_x509_certificate(signed.certificate)
-    except (DecodeError, ValueError) as error:
+    except (DecodeError, ValueError, x509.InvalidVersion) as error:
         raise ProtocolError("expected a signed message, got bytes that are none") from error
     identity = identify(certificate, datetime.now(UTC))
     key = certificate.public_key()

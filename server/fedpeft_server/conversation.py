@@ -60,7 +60,7 @@ def converse(
                     yield client_id, answer
             if stop.is_set():
                 raise StoppedError
-            if not sent:
+            if due and not sent:
                 stop.wait(_WAIT_S)
     finally:
         post.recall(sent.keys())
