@@ -140,9 +140,12 @@ def _draw_cohorts(
     if federation.clients_per_round is not None:
         size = federation.clients_per_round + federation.over_selection
     if size > len(client_ids):
+        more = (
+            f" and over_selection {federation.over_selection}" if federation.over_selection else ""
+        )
         raise ConfigError(
-            f"{size} clients are asked in every round (clients_per_round and over_selection), but "
-            f"the federation has {len(client_ids)} clients"
+            f"clients_per_round is {federation.clients_per_round}{more}, but the federation has "
+            f"{len(client_ids)} clients"
         )
     return tuple(
         tuple(
@@ -164,9 +167,10 @@ def _expected_batch_size(num_examples: int, federation: FederationConfig) -> flo
 
 
 def _afforded(privacy: PrivacyConfig, client_id: str, left: Mapping[str, float]) -> PrivacyConfig:
-    target = min(privacy.target_epsilon, left.get(client_id, math.inf))
-    if not target > 0:
-        raise PrivacyError(f"client {client_id} has nothing left of its budget")
+    remaining = left.get(client_id, math.inf)
+    if not remaining > 0:  # NaN included
+        raise PrivacyError(f"client {client_id} has nothing left of its budget ({remaining})")
+    target = min(privacy.target_epsilon, remaining)
     return privacy.model_copy(update={"target_epsilon": target})
 
 

@@ -162,3 +162,39 @@ def test_a_forward_pass_in_half_precision_gets_more_noise() -> None:
     model = ModelConfig(name="m", task="classification")
     assert cross_talk(model) == 0
     assert cross_talk(model.model_copy(update={"precision": "bfloat16"})) == 0.02
+
+
+def test_over_selected_clients_are_planned_for() -> None:
+    """Who is asked pays, so its noise must fit the rounds that it is asked in."""
+    plan = plan_run(SIZES, federation(clients_per_round=2, over_selection=1), PRIVATE)
+
+    assert {len(cohort) for cohort in plan.cohorts} == {3}
+    for client_id, client in plan.clients.items():
+        assert client.num_rounds == sum(client_id in cohort for cohort in plan.cohorts)
+        event = plan.event(client_id, 2)
+        assert event is not None
+        assert epsilon([event.repeated(client.num_rounds)], PRIVATE.delta) <= 3.0
+
+
+def test_more_are_asked_than_there_are() -> None:
+    with pytest.raises(ConfigError, match="3 and over_selection 2, but the federation has 4"):
+        plan_run(SIZES, federation(clients_per_round=3, over_selection=2), OFF)
+
+
+def test_a_client_with_less_budget_gets_more_noise() -> None:
+    full = plan_run(SIZES, federation(), PRIVATE)
+    left = plan_run(SIZES, federation(), PRIVATE, remaining_epsilon={"clinic": 1.0, "bank": 9.0})
+
+    assert noise(left)["clinic"] > noise(full)["clinic"]
+    assert {c: n for c, n in noise(left).items() if c != "clinic"} == {
+        c: n for c, n in noise(full).items() if c != "clinic"
+    }
+    event = left.event("clinic", 2)
+    assert event is not None
+    assert epsilon([event.repeated(6)], PRIVATE.delta) <= 1.0
+
+
+@pytest.mark.parametrize("left", [0.0, -1.0, math.nan])
+def test_a_client_with_nothing_left_is_refused(left: float) -> None:
+    with pytest.raises(PrivacyError, match="clinic"):
+        plan_run(SIZES, federation(), PRIVATE, remaining_epsilon={"clinic": left})

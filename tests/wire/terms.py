@@ -12,7 +12,8 @@ def terms(*, run_id: str = "0123456789abcdef", **sections: dict[str, Any]) -> Ru
         {
             "run_id": run_id,
             "name": "a run",
-            "model": {"name": "package:model", "task": "classification"} | sections.get("model", {}),
+            "model": {"name": "package:model", "task": "classification"}
+            | sections.get("model", {}),
             "adapter": {"rank": 4, "target_modules": ["query"]} | sections.get("adapter", {}),
             "federation": {"clients": "remote", "num_rounds": 2, "expected_batch_size": 5}
             | sections.get("federation", {}),

@@ -100,7 +100,9 @@ def test_every_changed_byte_is_found(federation: Federation) -> None:
             assert body == BODY
 
 
-@pytest.mark.parametrize("envelope", [b"", b"no envelope", pb.Signed(body=b"x").SerializeToString()])
+@pytest.mark.parametrize(
+    "envelope", [b"", b"no envelope", pb.Signed(body=b"x").SerializeToString()]
+)
 def test_what_is_no_envelope_is_refused(federation: Federation, envelope: bytes) -> None:
     with pytest.raises(ProtocolError):
         unseal(KIND, envelope, federation.identify)

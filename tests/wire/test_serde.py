@@ -155,7 +155,9 @@ def test_terms_that_are_not_canonical_are_refused() -> None:
 
 def test_a_reply_without_answer_is_refused() -> None:
     with pytest.raises(ProtocolError):
-        serde.reply_from_bytes(pb.RoundReply(run_id="r", client_id="c", round=1).SerializeToString())
+        serde.reply_from_bytes(
+            pb.RoundReply(run_id="r", client_id="c", round=1).SerializeToString()
+        )
     with pytest.raises(ProtocolError):
         serde.answer_from_bytes(pb.OfferReply(run_id="r", client_id="c").SerializeToString())
 
