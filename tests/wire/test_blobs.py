@@ -111,6 +111,6 @@ def test_a_damaged_blob_raises_our_error(data: st.DataObject) -> None:
     try:
         back = _read(bytes(whole))
     except FedpeftError as error:
-        assert type(error) is ProtocolError
+        assert type(error) is ProtocolError  # noqa: PT017
     else:
         assert all(torch.equal(back[name], TENSORS[name]) for name in TENSORS)

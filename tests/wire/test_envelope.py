@@ -1,4 +1,4 @@
-"""Who signed what: an envelope holds for one kind of body, one key, and as long as a certificate."""
+"""Who signed what: an envelope holds for one kind of body, one key, one valid certificate."""
 
 from datetime import datetime
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_every_changed_byte_is_found(federation: Federation) -> None:
         try:
             body, _ = unseal(KIND, bytes(changed), federation.identify)
         except FedpeftError as error:
-            assert isinstance(error, ProtocolError | IdentityError)
+            assert isinstance(error, ProtocolError | IdentityError)  # noqa: PT017
         else:
             # A tag that became an unknown field; what was signed is what is given out.
             assert body == BODY

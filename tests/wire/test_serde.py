@@ -175,7 +175,7 @@ def test_arbitrary_bytes_raise_our_error_or_nothing(body: bytes, read: object) -
     try:
         read(body)  # type: ignore[operator]
     except FedpeftError as error:
-        assert type(error) is ProtocolError
+        assert type(error) is ProtocolError  # noqa: PT017
 
 
 @given(st.data())
@@ -186,7 +186,7 @@ def test_a_damaged_message_raises_our_error_or_nothing(data: st.DataObject) -> N
     try:
         serde.plan_from_bytes(bytes(whole))
     except FedpeftError as error:
-        assert type(error) is ProtocolError
+        assert type(error) is ProtocolError  # noqa: PT017
 
 
 def test_a_huge_message_is_refused_before_it_is_read() -> None:
