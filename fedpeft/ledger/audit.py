@@ -4,11 +4,13 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, select, text
 
+from fedpeft.database.schema import missing_guards
 from fedpeft.errors import VerificationError
 from fedpeft.ledger import fingerprint
 from fedpeft.ledger.chain import Entry, Head
+from fedpeft.ledger.database import LEDGER
 from fedpeft.ledger.state import State
-from fedpeft.ledger.tables import DATASETS, ENTRIES, GUARDS, SECRET
+from fedpeft.ledger.tables import DATASETS, ENTRIES, SECRET
 
 # Epsilon of an old entry is computed again with today's accountant. A finer or coarser one moves it
 # by up to a percent; a ledger that was within its budgets then must not fail for that.
@@ -146,15 +148,9 @@ def _check_rows(connection: Connection, state: State) -> None:
 
 
 def _check_guards(connection: Connection) -> None:
-    query = (
-        "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-        if connection.dialect.name == "sqlite"
-        else "SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
-        "WHERE relnamespace = current_schema()::regnamespace AND tgenabled <> 'D'"
-    )
-    missing = GUARDS - set(connection.execute(text(query)).scalars())
+    missing = missing_guards(connection, LEDGER)
     if missing:
         raise VerificationError(
-            f"the trigger {min(missing)} is gone, which keeps entries from being changed: somebody "
+            f"the trigger {missing[0]} is gone, which keeps entries from being changed: somebody "
             "removed it; the entries themselves follow each other"
         )
