@@ -7,7 +7,7 @@ from sqlalchemy import Connection, select, text
 from fedpeft.database.schema import missing_guards
 from fedpeft.errors import VerificationError
 from fedpeft.ledger import fingerprint
-from fedpeft.ledger.chain import Entry, Head
+from fedpeft.ledger.chain import Entry, Head, check_kept
 from fedpeft.ledger.database import LEDGER
 from fedpeft.ledger.state import State
 from fedpeft.ledger.tables import DATASETS, ENTRIES, SECRET
@@ -40,13 +40,7 @@ def audit(connection: Connection, expected_head: Head | None) -> State:
     _check_guards(connection)
     if state.head.count == 0:
         raise VerificationError("the ledger has no entry, not even its first")
-    if expected_head is not None and expected_seen != expected_head.hash:
-        found = f"has another hash there ({expected_seen})" if expected_seen else "ends before it"
-        raise VerificationError(
-            f"entry {expected_head.count} was expected with hash {expected_head.hash}, but the "
-            f"ledger, of {state.head.count} entries, {found}: entries were cut off or the ledger "
-            "was replaced"
-        )
+    check_kept(expected_head, expected_seen, state.head, "ledger")
     return state
 
 
