@@ -4,11 +4,13 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, select, text
 
+from fedpeft.database.schema import missing_guards
 from fedpeft.errors import VerificationError
 from fedpeft.ledger import fingerprint
-from fedpeft.ledger.chain import Entry, Head
+from fedpeft.ledger.chain import Entry, Head, check_kept
+from fedpeft.ledger.database import LEDGER
 from fedpeft.ledger.state import State
-from fedpeft.ledger.tables import DATASETS, ENTRIES, GUARDS, SECRET
+from fedpeft.ledger.tables import DATASETS, ENTRIES, SECRET
 
 # Epsilon of an old entry is computed again with today's accountant. A finer or coarser one moves it
 # by up to a percent; a ledger that was within its budgets then must not fail for that.
@@ -38,13 +40,7 @@ def audit(connection: Connection, expected_head: Head | None) -> State:
     _check_guards(connection)
     if state.head.count == 0:
         raise VerificationError("the ledger has no entry, not even its first")
-    if expected_head is not None and expected_seen != expected_head.hash:
-        found = f"has another hash there ({expected_seen})" if expected_seen else "ends before it"
-        raise VerificationError(
-            f"entry {expected_head.count} was expected with hash {expected_head.hash}, but the "
-            f"ledger, of {state.head.count} entries, {found}: entries were cut off or the ledger "
-            "was replaced"
-        )
+    check_kept(expected_head, expected_seen, state.head, "ledger")
     return state
 
 
@@ -146,15 +142,9 @@ def _check_rows(connection: Connection, state: State) -> None:
 
 
 def _check_guards(connection: Connection) -> None:
-    query = (
-        "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-        if connection.dialect.name == "sqlite"
-        else "SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
-        "WHERE relnamespace = current_schema()::regnamespace AND tgenabled <> 'D'"
-    )
-    missing = GUARDS - set(connection.execute(text(query)).scalars())
+    missing = missing_guards(connection, LEDGER)
     if missing:
         raise VerificationError(
-            f"the trigger {min(missing)} is gone, which keeps entries from being changed: somebody "
+            f"the trigger {missing[0]} is gone, which keeps entries from being changed: somebody "
             "removed it; the entries themselves follow each other"
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from fedpeft.errors import LedgerError
+from fedpeft.errors import LedgerError, VerificationError
 
 NO_ENTRY = "0" * 64
 """What the first entry has in place of the hash of the one before."""
@@ -110,6 +110,19 @@ class Entry:
             raise ValueError("its content does not give its hash, so it was changed")
         return cls(**fields, hash=digest)
 
+    def check_follows(self, head: Head, last_time: str) -> None:
+        """Checks that it is the next one of the chain that ends in `head`.
+
+        Raises:
+            ValueError: If it is not; the message says how.
+        """
+        if self.position != head.count + 1:
+            raise ValueError(f"entry {head.count + 1} was expected here: one is missing")
+        if self.previous != head.hash:
+            raise ValueError("it does not follow the entry before it")
+        if self.recorded_at < last_time:
+            raise ValueError("its time is earlier than that of the entry before it")
+
     @property
     def head(self) -> Head:
         """The head of a chain that ends here."""
@@ -123,6 +136,26 @@ class Entry:
     def to_json(self) -> str:
         """Returns the whole entry as one line of canonical JSON."""
         return canonical(vars(self))
+
+
+def check_kept(expected: Head | None, seen: str | None, head: Head, name: str) -> None:
+    """Checks a chain against a head that was kept elsewhere.
+
+    Args:
+        expected: That head; None checks nothing.
+        seen: Hash of the entry at its position; None where there is none.
+        head: Of the chain now.
+        name: Of the chain, for the message.
+
+    Raises:
+        VerificationError: If the entry is another or is gone.
+    """
+    if expected is not None and seen != expected.hash:
+        found = f"has another hash there ({seen})" if seen else "ends before it"
+        raise VerificationError(
+            f"entry {expected.count} was expected with hash {expected.hash}, but the {name}, of "
+            f"{head.count} entries, {found}: entries were cut off or the {name} was replaced"
+        )
 
 
 def canonical(value: object) -> str:

@@ -94,12 +94,7 @@ class State:
         return self._reservations.get(id_)
 
     def _rule(self, entry: Entry) -> "_Rule":
-        if entry.position != self.head.count + 1:
-            raise ValueError(f"entry {self.head.count + 1} was expected here: one is missing")
-        if entry.previous != self.head.hash:
-            raise ValueError("it does not follow the entry before it")
-        if entry.recorded_at < self.last_time:
-            raise ValueError("its time is earlier than that of the entry before it")
+        entry.check_follows(self.head, self.last_time)
         if (entry.position == 1) != (entry.kind == "created"):
             raise ValueError("the first entry, and no other, must be of kind 'created'")
         rule = _RULES.get(entry.kind)

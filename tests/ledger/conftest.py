@@ -1,6 +1,5 @@
 """Where a ledger can live, and the data and events that the tests use."""
 
-import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -9,15 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedpeft.ledger import Ledger
-from tests.ledger import postgres
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    with postgres.server() as url:
-        yield url
+from tests.postgres import Server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -25,16 +16,8 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A place for a new ledger, in either database."""
     if request.param == "sqlite":
         return str(tmp_path / "ledger.db")
-    return new_schema(request.getfixturevalue("postgres_server"))
-
-
-def new_schema(server_url: str) -> str:
-    import psycopg
-
-    name = f"ledger_{next(_numbers)}"
-    with closing(psycopg.connect(server_url, autocommit=True)) as connection:
-        connection.execute(f"CREATE SCHEMA {name}")
-    return f"{server_url}&options=-csearch_path%3D{name}"
+    server: Server = request.getfixturevalue("postgres_server")
+    return server.new_schema()
 
 
 @pytest.fixture

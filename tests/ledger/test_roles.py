@@ -7,13 +7,13 @@ import pytest
 
 from fedpeft.errors import BudgetError, LedgerError
 from fedpeft.ledger import Ledger
-from tests.ledger.conftest import new_schema
 from tests.ledger.samples import DELTA, DIGEST, EVENT, rows
+from tests.postgres import Server
 
 
 @pytest.fixture
-def owned(postgres_server: str) -> str:
-    location = new_schema(postgres_server)
+def owned(postgres_server: Server) -> str:
+    location = postgres_server.new_schema()
     with Ledger.open(location) as ledger:
         data = ledger.register(rows(0, 5))
         ledger.set_budget(data, epsilon=1.0, delta=DELTA)

@@ -16,6 +16,7 @@ from fedpeft.ledger import Ledger, schema
 from fedpeft.ledger.database import Database
 from fedpeft.ledger.tables import GUARDS, METADATA, REVISIONS, VERSION_TABLE
 from tests.ledger.samples import DELTA, EVENT, rows
+from tests.postgres import Server
 
 Execute = Callable[..., list[tuple[Any, ...]]]
 
@@ -110,8 +111,8 @@ def test_sqlite_syncs_at_every_commit(tmp_path: Path) -> None:
     assert values == ["wal", 2, 1, 3000]  # 2 is FULL
 
 
-def test_postgresql_must_sync_too(postgres_server: str) -> None:
-    database = Database(postgres_server, read_only=False, busy_timeout_s=3.0)
+def test_postgresql_must_sync_too(postgres_server: Server) -> None:
+    database = Database(postgres_server.url, read_only=False, busy_timeout_s=3.0)
     with database.writing() as connection:
         settings = ("fsync", "synchronous_commit", "lock_timeout")
         values = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in settings]

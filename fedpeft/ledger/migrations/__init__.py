@@ -1,1 +1,1 @@
-"""Alembic migrations of the ledger's tables; `fedpeft.ledger.schema` runs them."""
+"""Alembic migrations of the ledger's tables; `fedpeft.database.schema` runs them."""

@@ -1,9 +1,19 @@
 """Adapter versions and their lineage."""
 
+import re
 from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from fedpeft_server.records import AdapterRecord, ExportedFile
-from fedpeft_server.state.store import Store
+from fedpeft_server.state.errors import NotFoundError, StateError, WrongStateError
+from fedpeft_server.state.lineage import add_clients, clients_by_round
+from fedpeft_server.state.store import Store, columns, following, require_run, values
+from fedpeft_server.state.tables import ADAPTER_PARTICIPANTS, ADAPTERS
+
+_PREFIX: Final = re.compile(r"[0-9a-f]{8,64}")
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 class Adapters(Store):
@@ -19,11 +29,25 @@ class Adapters(Store):
             NotFoundError: If there is no such run, or no such parent.
             WrongStateError: If the run started from another, or participants are left out.
         """
-        raise NotImplementedError
+        assert adapter.round == 0
+        with self._database.writing() as connection:
+            require_run(connection, adapter.run_id)
+            first = version(connection, adapter.run_id, 0)
+            if first is not None:
+                if first.digest == adapter.digest:
+                    return
+                raise WrongStateError(
+                    f"run {adapter.run_id} started from adapter {first.digest[:12]}, not from "
+                    f"{adapter.digest[:12]}"
+                )
+            parent = None if adapter.parent is None else _newest_of(connection, adapter.parent)
+            add(connection, adapter, parent=parent)
 
     def adapters(self, run_id: str | None = None) -> list[AdapterRecord]:
         """Returns the versions of a run, or of all runs, oldest first."""
-        raise NotImplementedError
+        where = [] if run_id is None else [ADAPTERS.c.run_id == run_id]
+        with self._database.reading() as connection:
+            return _read(connection, *where)
 
     def adapter(self, digest_prefix: str) -> AdapterRecord:
         """Returns the version whose digest begins so; of several of one digest the newest.
@@ -32,11 +56,13 @@ class Adapters(Store):
             NotFoundError: If there is none, several digests begin so, or it is shorter than
                 8 characters.
         """
-        raise NotImplementedError
+        with self._database.reading() as connection:
+            return _newest_of(connection, digest_prefix)
 
     def newest_adapter(self, run_id: str) -> AdapterRecord | None:
         """Returns the version of the last finished round, None before the run has any."""
-        raise NotImplementedError
+        with self._database.reading() as connection:
+            return newest(connection, run_id)
 
     def set_export(self, digest: str, files: Mapping[str, ExportedFile], *, run_id: str) -> None:
         """Records that a version was exported; again it replaces the files.
@@ -50,4 +76,73 @@ class Adapters(Store):
             NotFoundError: If the run has no such version.
             StateError: If a name could leave its folder, or there is no file.
         """
-        raise NotImplementedError
+        if not files:
+            raise StateError("an export has at least one file")
+        for name in files:
+            if _FILE_NAME.fullmatch(name) is None:
+                raise StateError(f"a file of an export has a plain name, got {name!r}")
+        export = {name: vars(file) for name, file in files.items()}
+        with self._database.writing() as connection:
+            found = _read(connection, ADAPTERS.c.run_id == run_id, ADAPTERS.c.digest == digest)
+            if not found:
+                raise NotFoundError(f"run {run_id!r} has no adapter {digest!r}")
+            connection.execute(
+                update(ADAPTERS)
+                .where(ADAPTERS.c.run_id == run_id, ADAPTERS.c.round == found[-1].round)
+                .values(export=export)
+            )
+
+
+def add(connection: Connection, adapter: AdapterRecord, *, parent: AdapterRecord | None) -> None:
+    """Writes a version.
+
+    Raises:
+        WrongStateError: If it leaves out a participant of its parent.
+    """
+    left_out = set(parent.participants if parent else ()) - set(adapter.participants)
+    if left_out:
+        raise WrongStateError(
+            f"adapter {adapter.digest[:12]} leaves out {min(left_out)}, whose updates are in the "
+            "version that it was made from"
+        )
+    position = following(connection, ADAPTERS.c.position)
+    connection.execute(insert(ADAPTERS).values(values(ADAPTERS, adapter), position=position))
+    key = (adapter.run_id, adapter.round)
+    add_clients(connection, ADAPTER_PARTICIPANTS, key, adapter.participants)
+
+
+def version(connection: Connection, run_id: str, number: int) -> AdapterRecord | None:
+    """Returns what a round made, None before it did."""
+    found = _read(connection, ADAPTERS.c.run_id == run_id, ADAPTERS.c.round == number)
+    return found[0] if found else None
+
+
+def newest(connection: Connection, run_id: str) -> AdapterRecord | None:
+    """Returns what the last finished round made."""
+    last = select(func.max(ADAPTERS.c.round)).where(ADAPTERS.c.run_id == run_id).scalar_subquery()
+    found = _read(connection, ADAPTERS.c.run_id == run_id, ADAPTERS.c.round == last)
+    return found[0] if found else None
+
+
+def _newest_of(connection: Connection, prefix: str) -> AdapterRecord:
+    if _PREFIX.fullmatch(prefix) is None:
+        raise NotFoundError(f"an adapter is named by 8 to 64 hex digits, got {prefix!r}")
+    found = _read(connection, ADAPTERS.c.digest.startswith(prefix))
+    if len({adapter.digest for adapter in found}) != 1:
+        raise NotFoundError(f"{len(found) or 'no'} adapters begin with {prefix!r}")
+    return found[-1]
+
+
+def _read(connection: Connection, *where: ColumnElement[bool]) -> list[AdapterRecord]:
+    """The versions, oldest first."""
+    query = select(*columns(ADAPTERS, AdapterRecord)).where(*where).order_by(ADAPTERS.c.position)
+    rows = connection.execute(query).mappings().all()
+    clients = clients_by_round(connection, ADAPTER_PARTICIPANTS, ADAPTERS, *where)
+    return [_adapter(row, clients.get((row["run_id"], row["round"]), ())) for row in rows]
+
+
+def _adapter(row: Mapping[Any, Any], participants: tuple[str, ...]) -> AdapterRecord:
+    export = row["export"]
+    if export is not None:
+        export = {name: ExportedFile(**file) for name, file in export.items()}
+    return AdapterRecord(**{**row, "export": export}, participants=participants)

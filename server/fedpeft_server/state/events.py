@@ -1,15 +1,29 @@
 """What happened in a run, for those who watch it."""
 
+import threading
+import time
 from collections.abc import Mapping
 
+from sqlalchemy import insert, select
+
+from fedpeft.database import Database
+from fedpeft.ledger.chain import utc_now
 from fedpeft_server.records import EventRecord, JsonValue
-from fedpeft_server.state.store import Store
+from fedpeft_server.state.store import Store, columns, following, require_run, values
+from fedpeft_server.state.tables import EVENTS
 
 _NOTHING: Mapping[str, JsonValue] = {}
 
 
 class Events(Store):
     """The events' part of the state."""
+
+    def __init__(self, database: Database) -> None:
+        """Use `open`."""
+        super().__init__(database)
+        self._news = threading.Condition()
+        self._num_news = 0
+        self._closed = False
 
     def add_event(
         self,
@@ -25,7 +39,22 @@ class Events(Store):
         Raises:
             NotFoundError: If there is no such run.
         """
-        raise NotImplementedError
+        with self._database.writing() as connection:
+            require_run(connection, run_id)
+            event = EventRecord(
+                position=following(connection, EVENTS.c.position, EVENTS.c.run_id == run_id),
+                run_id=run_id,
+                at=utc_now(),
+                kind=kind,
+                round=round,
+                client_id=client_id,
+                body=body,
+            )
+            connection.execute(insert(EVENTS).values(values(EVENTS, event)))
+        with self._news:
+            self._num_news += 1
+            self._news.notify_all()
+        return event
 
     def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[EventRecord]:
         """Returns at most `limit` events beyond position `after`, oldest first.
@@ -33,7 +62,15 @@ class Events(Store):
         Raises:
             NotFoundError: If there is no such run.
         """
-        raise NotImplementedError
+        query = (
+            select(*columns(EVENTS, EventRecord))
+            .where(EVENTS.c.run_id == run_id, EVENTS.c.position > after)
+            .order_by(EVENTS.c.position)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            require_run(connection, run_id)
+            return [EventRecord(**row) for row in connection.execute(query).mappings()]
 
     def wait_events(self, run_id: str, after: int, timeout_s: float) -> list[EventRecord]:
         """Returns the events beyond position `after`; waits for one while there is none.
@@ -46,4 +83,25 @@ class Events(Store):
         Raises:
             NotFoundError: If there is no such run.
         """
-        raise NotImplementedError
+        until = time.monotonic() + timeout_s
+        while True:
+            with self._news:
+                if self._closed:
+                    return []
+                seen = self._num_news
+            found = self.events(run_id, after)
+            if found:
+                return found
+            if not self._news_after(seen, until - time.monotonic()):
+                return []
+
+    def close(self) -> None:
+        """Closes the database; who waits for events is let go."""
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+        super().close()
+
+    def _news_after(self, seen: int, timeout_s: float) -> bool:
+        with self._news:
+            return self._news.wait_for(lambda: self._closed or self._num_news > seen, timeout_s)

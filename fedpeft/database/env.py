@@ -2,12 +2,11 @@
 
 from alembic import context
 
-from fedpeft.ledger.tables import METADATA, VERSION_TABLE
-
+_kind = context.config.attributes["kind"]
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=METADATA,
-    version_table=VERSION_TABLE,
+    target_metadata=_kind.metadata,
+    version_table=_kind.version_table,
     transactional_ddl=True,
 )
 with context.begin_transaction():

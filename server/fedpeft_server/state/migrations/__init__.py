@@ -1,0 +1,1 @@
+"""Alembic migrations of the state's tables; `fedpeft.database.schema` runs them."""
