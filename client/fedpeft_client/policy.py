@@ -5,17 +5,17 @@ compared, so that no term and no plan can widen what stands in the file. The pla
 is loaded from is the file's alone: a coordinator names a digest, never a path.
 """
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from fedpeft.errors import PolicyError
 from fedpeft.federated.messages import RoundPlan
 from fedpeft.federated.terms import RunTerms
 from fedpeft.models.model_config import ModelConfig
+from fedpeft.settings import read_toml, validate
 
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _FORM = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -78,7 +78,7 @@ class ClientPolicy(BaseModel):
     max_tokens_per_batch: int = Field(
         default=4096,
         ge=1,
-        description="Largest physical batch, padding included: memory only. A run may ask for less.",
+        description="Largest physical batch, padding included: memory only. Runs may ask for less.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to train.")
     task_deadline_s: float = Field(
@@ -103,24 +103,10 @@ class ClientPolicy(BaseModel):
         """Reads the file.
 
         Raises:
-            PolicyError: If it is missing, no TOML, or a key or value is wrong: a client whose
+            ConfigError: If it is missing, no TOML, or a key or value is wrong: a client whose
                 owner's word cannot be read does nothing.
         """
-        try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise PolicyError(
-                f"there is no policy {path}; `fedpeft client init` writes one to begin with"
-            ) from error
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise PolicyError(f"the policy {path} is no readable TOML: {error}") from error
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()
-            )
-            raise PolicyError(f"the policy {path} cannot be used: {wrong}") from error
+        return validate(cls, read_toml(path), str(path))
 
     def check_terms(self, terms: RunTerms) -> None:
         """Refuses a run that the owner does not want to take part in.
