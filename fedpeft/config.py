@@ -1,13 +1,11 @@
 """One validated configuration from one TOML file."""
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpeft.adapters.config import AdapterConfig
 from fedpeft.dp.config import PrivacyConfig
@@ -15,6 +13,7 @@ from fedpeft.errors import ConfigError
 from fedpeft.federated.config import FederationConfig
 from fedpeft.models.data_config import DataConfig
 from fedpeft.models.model_config import ModelConfig
+from fedpeft.settings import read_toml, validate
 
 
 class OutputConfig(BaseModel):
@@ -89,14 +88,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: If the file is missing or no TOML, a key does not exist, or a value is wrong;
             all that is wrong is listed, with the nearest existing key.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no configuration file {path}") from error
-    except IsADirectoryError as error:
-        raise ConfigError(f"expected a TOML file, but {path} is a folder") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not a readable TOML file: {error}") from error
+    content = read_toml(path)
     for override in overrides:
         _apply(content, override)
     return validate_config(content, str(path))
@@ -108,11 +100,7 @@ def validate_config(content: Mapping[str, Any], source: str) -> RunConfig:
     Raises:
         ConfigError: See `load_config`.
     """
-    try:
-        return RunConfig.model_validate(content)
-    except ValidationError as error:
-        problems = [_describe(detail) for detail in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(problems)) from error
+    return validate(RunConfig, content, source)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -128,36 +116,3 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not isinstance(table, dict):
         raise ConfigError(f"--set {override}: {section} is not a section")
     table[name] = value
-
-
-def _describe(detail: ErrorDetails) -> str:
-    location = [str(part) for part in detail["loc"]]
-    key = ".".join(location)
-    if detail["type"] == "extra_forbidden":
-        return f"{key} does not exist{_nearest(location)}"
-    if detail["type"] == "missing":
-        what = "section" if len(location) == 1 else "key"
-        return f"the {what} {key} is required"
-    message = detail["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    shown = "" if isinstance(detail["input"], Mapping) else f", got {detail['input']!r}"
-    return f"{key}: {message}{shown}"
-
-
-def _nearest(location: Sequence[str]) -> str:
-    known: dict[str, str] = {}
-    for section, field in RunConfig.model_fields.items():
-        known[section] = section
-        if len(location) > 1:
-            assert isinstance(field.annotation, type)
-            assert issubclass(field.annotation, BaseModel)
-            known |= {name: f"{section}.{name}" for name in field.annotation.model_fields}
-    if len(location) > 1:
-        own = RunConfig.model_fields[location[0]].annotation
-        assert isinstance(own, type)
-        assert issubclass(own, BaseModel)
-        close = difflib.get_close_matches(location[1], own.model_fields, n=1)
-        if close:
-            return f"; did you mean {location[0]}.{close[0]}?"
-    close = difflib.get_close_matches(location[-1], known, n=1)
-    return f"; did you mean {known[close[0]]}?" if close else ""

@@ -16,7 +16,8 @@
     ├── RemoteError           a server refused, with a code             exit code 4
     ├── UnavailableError      a server or database cannot be reached    exit code 5
     ├── QuorumError           a round without the updates it needs      exit code 1
-    └── WorkerLostError       a process that worked for us ended        exit code 1
+    ├── WorkerLostError       a process that worked for us ended        exit code 1
+    └── DivergedError         training gave NaN or infinite values      exit code 1
 
 A message says what was expected, what came, and what to do about it.
 """
@@ -111,3 +112,7 @@ class WorkerLostError(FedpeftError):
 
 class QuorumError(FedpeftError):
     """A round did not get the updates that it needs; its run can be resumed in it."""
+
+
+class DivergedError(FedpeftError):
+    """Training ended in NaN or infinite values."""

@@ -3,8 +3,10 @@
 from typing import Final
 
 from fedpeft.errors import (
+    AdapterError,
     BudgetError,
     DataError,
+    DivergedError,
     FedpeftError,
     LedgerError,
     ModelError,
@@ -12,6 +14,7 @@ from fedpeft.errors import (
     PrivacyError,
     ProtocolError,
     UnavailableError,
+    VerificationError,
     WorkerLostError,
 )
 from fedpeft.federated.messages import Refusal
@@ -36,8 +39,11 @@ _BY_ERROR: tuple[tuple[type[FedpeftError], str], ...] = (
     (DataError, DATA),
     (ModelError, MODEL),
     (LedgerError, LEDGER),
+    (VerificationError, LEDGER),
     (PrivacyError, PRIVACY),
     (ProtocolError, PROTOCOL),
+    (AdapterError, PROTOCOL),
+    (DivergedError, DIVERGED),
     (WorkerLostError, LOST),
     (UnavailableError, LOST),
 )

@@ -249,6 +249,35 @@ class Ledger:
             _known(state, fingerprint)
             return state.reservations(fingerprint)
 
+    def release_of(self, reservation: Reservation | str) -> str | None:
+        """Returns the digest of what was released under a reservation; None: nothing yet.
+
+        Raises:
+            LedgerError: If the reservation is unknown.
+        """
+        id_ = reservation if isinstance(reservation, str) else reservation.id
+        with self._store.reading() as state:
+            if id_ not in state.releases:
+                raise LedgerError(f"the ledger knows no reservation {id_!r}")
+            return state.releases[id_]
+
+    def open_reservation(
+        self, fingerprint: str, event: PrivacyEvent, *, purpose: str
+    ) -> Reservation | None:
+        """Returns the latest reservation of this very data set, event and purpose without release.
+
+        Who knows that nothing left the machine under it, because it commits before it sends, may
+        go on with it after a crash. The ledger cannot know that; see `federated.client_round`.
+
+        Raises:
+            LedgerError: If the data set is unknown.
+        """
+        with self._store.reading() as state:
+            for found in reversed(_known(state, fingerprint).reservations):
+                if (found.event, found.purpose) == (event, purpose):
+                    return found if state.releases[found.id] is None else None
+        return None
+
     def spent_epsilon(self, fingerprint: str, delta: float) -> float:
         """Returns epsilon at `delta` of all events that can have touched one of the rows.
 

@@ -17,7 +17,8 @@ from fedpeft.models.table import Table
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_IGNORED = -100
+IGNORED = -100
+"""Target of a row or token without loss."""
 # What a batch costs beside its tokens: fitted to MiniLM on a CPU core (docs/LOG.md); on a GPU the
 # host's work for a batch takes as long as many tokens.
 _CPU_OVERHEAD_TOKENS, _GPU_OVERHEAD_TOKENS = 24, 2048
@@ -83,7 +84,7 @@ class Batch:
         """Returns next-token labels for causal LM: -100 where no loss is taken."""
         positions_1T = torch.arange(self.input_ids_NT.shape[1], device=self.targets_N.device)
         counted_NT = positions_1T >= self.targets_N.unsqueeze(1)
-        return self.input_ids_NT.where(counted_NT & (self.attention_mask_NT == 1), _IGNORED)
+        return self.input_ids_NT.where(counted_NT & (self.attention_mask_NT == 1), IGNORED)
 
 
 def encode_classification(

@@ -1,0 +1,140 @@
+"""What a remote client remembers of its runs, on its own disk.
+
+RUN/terms.sha256           digest of the terms that were agreed to
+RUN/0007.safetensors       the update of the newest round, and what paid for it
+
+A run's older updates are removed when a newer one is durable: a coordinator that asks for round 8
+has finished round 7.
+"""
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedpeft.errors import ProtocolError, UnavailableError
+from fedpeft.files import make_private_folder, write_atomically, write_text
+from fedpeft.types import tensor_digest
+
+_ABOUT = "fedpeft"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredUpdate:
+    """An update that is durable, and may have been sent.
+
+    Attributes:
+        content: Digest of the plan that it answers.
+        reservation: What paid for it; None where the run has no privacy.
+        dataset: Fingerprint of the rows that it was trained on.
+        train_seconds: Of the local steps.
+        tensors: The update itself; it may hold NaN.
+    """
+
+    content: str
+    reservation: str | None
+    dataset: str
+    train_seconds: float
+    tensors: Mapping[str, Tensor]
+
+
+class ClientStore:
+    """The folder with a client's runs."""
+
+    def __init__(self, folder: Path, *, patience_s: float = 10.0) -> None:
+        """Makes the folder where there is none.
+
+        Args:
+            folder: Readable by its owner only.
+            patience_s: How long to wait for another process that is at work in it.
+        """
+        self._folder = folder
+        self._patience_s = patience_s
+        make_private_folder(folder)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Keeps every other process out while the context is open.
+
+        It waits a little: a process that was killed a moment ago may still be about to end.
+
+        Raises:
+            UnavailableError: If another process is at work here.
+        """
+        deadline = time.monotonic() + self._patience_s
+        with (self._folder / "lock").open("ab") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() >= deadline:
+                        raise UnavailableError(
+                            f"another process is at work in {self._folder}; stop one of them"
+                        ) from error
+                    time.sleep(0.05)
+            yield
+
+    def agree(self, run_id: str, terms_digest: str) -> None:
+        """Remembers the terms of a run; the same ones again change nothing.
+
+        Raises:
+            ProtocolError: If other terms were agreed to.
+        """
+        file = self._run(run_id) / "terms.sha256"
+        if not file.is_file():
+            make_private_folder(file.parent)
+            write_text(file, terms_digest)
+            return
+        agreed = file.read_text(encoding="utf-8")
+        if agreed != terms_digest:
+            raise ProtocolError(
+                f"this client agreed to run {run_id} with terms {agreed[:12]}…, and is asked with "
+                f"terms {terms_digest[:12]}…; terms never change, the operator submits a new run"
+            )
+
+    def save(self, run_id: str, round_number: int, update: StoredUpdate) -> None:
+        """Makes an update durable, and drops the run's older ones."""
+        path = self._update(run_id, round_number)
+        about = {
+            "content": update.content,
+            "reservation": update.reservation,
+            "dataset": update.dataset,
+            "train_seconds": update.train_seconds,
+            "digest": tensor_digest(update.tensors),
+        }
+
+        def write(partial: Path) -> None:
+            partial.touch(mode=0o600)
+            save_file(dict(update.tensors), partial, metadata={_ABOUT: json.dumps(about)})
+
+        write_atomically(path, write)
+        for old in path.parent.glob("*.safetensors"):
+            if old.name < path.name:
+                old.unlink()
+
+    def load(self, run_id: str, round_number: int) -> StoredUpdate | None:
+        """Returns a stored update; None where there is none, or none that is whole."""
+        path = self._update(run_id, round_number)
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})[_ABOUT])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            digest = about.pop("digest")
+            stored = StoredUpdate(tensors=tensors, **about)
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return stored if tensor_digest(tensors) == digest else None
+
+    def _update(self, run_id: str, round_number: int) -> Path:
+        return self._run(run_id) / f"{round_number:08d}.safetensors"
+
+    def _run(self, run_id: str) -> Path:
+        return self._folder / run_id
