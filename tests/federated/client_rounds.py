@@ -124,6 +124,7 @@ class Client:
 
     def round(self, **changed: Any) -> ClientRound:
         parts: dict[str, Any] = {
+            "client_id": CLIENT,
             "policy": self.policy,
             "workplace": ClientWorkplace(
                 self.rows, self.models, max_tokens=64, note=self.notes.note
@@ -134,7 +135,7 @@ class Client:
             "coins": self.coins,
             **changed,
         }
-        return ClientRound(CLIENT, **parts)
+        return ClientRound(**parts)
 
     def adapter(self, terms: RunTerms) -> dict[str, Tensor]:
         """The run's first adapter, B and head moved off zero so that everything has a gradient."""

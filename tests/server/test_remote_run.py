@@ -1,0 +1,253 @@
+"""Whole runs of real clients under a real coordinator: results, budgets, losses and resumptions."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedpeft.config import RunConfig
+from fedpeft.dp.accounting import epsilon
+from fedpeft.federated.messages import RoundPlan, RoundReply, UpdateHeader
+from fedpeft.types import tensor_digest
+from fedpeft.wire.blobs import to_blob
+from fedpeft_server.records import RunStatus
+from tests.federated.client_rounds import DELTA
+from tests.federated.small_runs import OFF, SmallRun, run_config
+from tests.server.local_federation import LocalFederation, ended, make_federation, remote_config
+
+SIZES = {"bank": 9, "clinic": 12, "shop": 15}
+PRIVATE = {"target_epsilon": 4.0, "delta": DELTA}
+
+
+@pytest.fixture
+def federation(tmp_path: Path, tiny_bert: Path) -> LocalFederation:
+    return make_federation(tmp_path, tiny_bert, **SIZES)
+
+
+def simulated_config(
+    federation: LocalFederation, model: Path, privacy: dict[str, Any], **settings: Any
+) -> RunConfig:
+    files = []
+    for name in SIZES:
+        files.append(str(federation.folder / f"{name}.jsonl"))
+        shutil.copy(federation.folder / name / "rows.jsonl", files[-1])
+    settings = {"num_clients": None, "learning_rate": 0.5} | settings
+    config = run_config(model, federation.folder / "data", privacy=privacy, **settings)
+    content = config.model_dump(mode="json", exclude_unset=True)
+    content["data"] = {
+        "test": content["data"]["test"],
+        "partition": "files",
+        "client_files": files,
+    }
+    return RunConfig.model_validate(content)
+
+
+def test_a_remote_run_makes_the_adapter_of_the_simulated_one(
+    federation: LocalFederation, tiny_bert: Path
+) -> None:
+    """Bit for bit, with the noise off and the same coins: the same code trained and aggregated."""
+    simulated = simulated_config(federation, tiny_bert, OFF, clients_per_round=2, num_rounds=3)
+    expected = SmallRun(config=simulated, folder=federation.folder / "simulated").finished()
+    federation.post.coin_seed = simulated.federation.seed
+    run_id = federation.submit(remote_config(simulated, num_clients=3))
+
+    with federation.coordinator() as (engine, state):
+        engine.recover()
+        assert ended(state, run_id).status is RunStatus.FINISHED
+        newest = state.newest_adapter(run_id)
+        rounds = state.rounds(run_id)
+    assert newest is not None
+    assert newest.digest == tensor_digest(expected.tensors)
+    assert newest.metrics == expected.final_metrics
+    assert [list(r.cohort) for r in rounds] == [r.cohort for r in expected.records]
+    assert [r.update_norms for r in rounds] == [r.update_norms for r in expected.records]
+    assert newest.export is not None
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= newest.export.keys()
+
+
+def test_every_client_is_charged_for_what_it_released(
+    federation: LocalFederation, tiny_bert: Path
+) -> None:
+    config = simulated_config(federation, tiny_bert, PRIVATE, clients_per_round=2, num_rounds=3)
+    run_id = federation.submit(remote_config(config, num_clients=3))
+
+    with federation.coordinator() as (engine, state):
+        engine.recover()
+        assert ended(state, run_id).status is RunStatus.FINISHED
+        newest, rounds = state.newest_adapter(run_id), state.rounds(run_id)
+        budgets = {b.client_id: b for b in state.budgets(None)}
+    assert newest is not None
+    for name, client in federation.post.clients.items():
+        num_rounds = sum(name in r.cohort for r in rounds)
+        released = client.ledger.reservations(client.rows.dataset)
+        assert len(released) == num_rounds
+        assert all(client.ledger.release_of(r) for r in released)
+        assert client.spent() == epsilon([r.event for r in released], DELTA)
+        assert client.spent() <= PRIVATE["target_epsilon"]
+        assert newest.epsilon.get(name, 0.0) == client.spent()
+        if num_rounds:
+            assert budgets[name].epsilon_spent == client.spent()
+            assert budgets[name].ledger_head == str(client.ledger.head())
+
+
+def test_a_coordinator_that_ended_goes_on_with_the_same_round(
+    federation: LocalFederation, tiny_bert: Path
+) -> None:
+    """The clients that had answered are not charged again, and the adapter is the same."""
+    config = simulated_config(federation, tiny_bert, OFF, num_rounds=2)
+    expected = SmallRun(config=config, folder=federation.folder / "simulated").finished()
+    federation.post.coin_seed = config.federation.seed
+    run_id = federation.submit(remote_config(config, num_clients=3))
+    federation.post.away = set()
+
+    def leaves(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+        if client_id == "clinic" and plan.round == 1:
+            federation.post.away = {"shop"}
+        return reply, blob
+
+    federation.post.tamper = leaves
+    with federation.coordinator() as (engine, state):
+        engine.recover()
+        position = 0
+        while len(state.updates(run_id, 1)) < 2:
+            position = max([e.position for e in state.wait_events(run_id, position, 60)] or [0])
+    asked = len(federation.post.asked)
+    federation.post.away = set()
+    with federation.coordinator() as (engine, state):
+        assert engine.recover() == [run_id]
+        assert ended(state, run_id).status is RunStatus.FINISHED
+        newest = state.newest_adapter(run_id)
+    assert newest is not None
+    assert newest.digest == tensor_digest(expected.tensors)
+    assert federation.post.asked[asked:] == [
+        ("shop", 1),
+        ("bank", 2),
+        ("clinic", 2),
+        ("shop", 2),
+    ]
+
+
+def test_without_a_quorum_a_run_fails_and_can_be_resumed(
+    federation: LocalFederation, tiny_bert: Path
+) -> None:
+    config = simulated_config(federation, tiny_bert, OFF, num_rounds=1)
+    quick = {"num_clients": 3, "quorum": 3, "round_deadline_s": 0.5, "most_attempts": 2}
+    run_id = federation.submit(remote_config(config, **quick))
+
+    def leave(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+        federation.post.away = {"shop"}
+        return reply, blob
+
+    federation.post.tamper = leave
+    with federation.coordinator() as (engine, state):
+        engine.recover()
+        failed = ended(state, run_id)
+        assert failed.status is RunStatus.FAILED
+        assert "2 updates of the 3" in failed.reason
+        assert federation.post.recalled >= 1
+        federation.post.away, federation.post.tamper = set(), lambda c, p, r, b: (r, b)
+        engine.resume(run_id)
+        assert ended(state, run_id).status is RunStatus.FINISHED
+        assert state.rounds(run_id)[0].cohort == ("bank", "clinic", "shop")
+
+
+def test_the_first_updates_end_an_over_selected_round(
+    federation: LocalFederation, tiny_bert: Path
+) -> None:
+    config = simulated_config(
+        federation, tiny_bert, PRIVATE, num_rounds=1, clients_per_round=2
+    )
+    run_id = federation.submit(remote_config(config, num_clients=3, over_selection=1))
+
+    with federation.coordinator() as (engine, state):
+        engine.recover()
+        assert ended(state, run_id).status is RunStatus.FINISHED
+        [record] = state.rounds(run_id)
+        newest = state.newest_adapter(run_id)
+    assert len(record.cohort) == 2
+    [[missing, reason]] = record.missing.items()
+    assert reason == "late"
+    # It was asked, and may have released all the same.
+    assert newest is not None
+    assert newest.epsilon[missing] > 0
+
+
+def nan(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+    from safetensors.torch import load
+
+    if client_id != "bank" or blob is None:
+        return reply, blob
+    bad = {name: torch.full_like(tensor, float("nan")) for name, tensor in load(blob).items()}
+    assert isinstance(reply.answer, UpdateHeader)
+    return replace(reply, answer=replace(reply.answer, digest=tensor_digest(bad))), to_blob(bad)
+
+
+def wrong_shape(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+    bad = {"head.weight": torch.zeros(1, 1)}
+    return (reply, to_blob(bad)) if client_id == "bank" else (reply, blob)
+
+
+def other_values(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+    assert blob is not None
+    return (reply, blob[:-4] + b"\x00\x00\x80\x3f") if client_id == "bank" else (reply, blob)
+
+
+def other_round(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+    return (replace(reply, round=7), blob) if client_id == "bank" else (reply, blob)
+
+
+def other_plan(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+    return (replace(reply, plan_digest="0" * 64), blob) if client_id == "bank" else (reply, blob)
+
+
+def as_somebody_else(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+    return (replace(reply, client_id="shop"), blob) if client_id == "bank" else (reply, blob)
+
+
+def without_tensors(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+    return (reply, None) if client_id == "bank" else (reply, blob)
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [nan, wrong_shape, other_values, other_round, other_plan, as_somebody_else, without_tensors],
+)
+def test_an_update_that_cannot_be_used_costs_the_others_nothing(
+    federation: LocalFederation, tiny_bert: Path, tamper: Any
+) -> None:
+    config = simulated_config(federation, tiny_bert, OFF, num_rounds=1)
+    run_id = federation.submit(remote_config(config, num_clients=3))
+    federation.post.tamper = tamper
+
+    with federation.coordinator() as (engine, state):
+        engine.recover()
+        assert ended(state, run_id).status is RunStatus.FINISHED
+        [record] = state.rounds(run_id)
+        audited = [a for a in state.audit(0, 100) if a.actor == "bank"]
+    assert record.cohort == ("clinic", "shop")
+    assert record.missing == {"bank": "rejected"}
+    assert audited
+    assert audited[0].outcome == "rejected"
+
+
+def test_a_stopped_run_goes_on_where_it_was(federation: LocalFederation, tiny_bert: Path) -> None:
+    config = simulated_config(federation, tiny_bert, OFF, num_rounds=2)
+    run_id = federation.submit(remote_config(config, num_clients=3))
+    with federation.coordinator() as (engine, state):
+
+        def stop(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+            if (client_id, plan.round) == ("bank", 2):
+                engine.stop(run_id, "lunch")
+            return reply, blob
+
+        federation.post.tamper = stop
+        engine.recover()
+        stopped = ended(state, run_id)
+        assert (stopped.status, stopped.reason) == (RunStatus.STOPPED, "lunch")
+        federation.post.tamper = lambda c, p, r, b: (r, b)
+        engine.resume(run_id)
+        assert ended(state, run_id).status is RunStatus.FINISHED
+        assert [record.round for record in state.rounds(run_id)] == [1, 2]
