@@ -1,6 +1,6 @@
 """A coordinator's engine and real clients in one process; only the transport is left out.
 
-Letters are signed and checked, rows are trained on, ledgers are charged, updates are stored: as in a
+Letters are signed and checked, rows trained on, ledgers charged, updates stored: as in a
 federation of many machines.
 """
 
