@@ -110,13 +110,15 @@ def test_what_is_kept_of_whom() -> None:
     ("count", "num_byzantine"), [(5, 1), (6, 1), (9, 1), (7, 2), (9, 3), (12, 3)]
 )
 def test_multi_krum(count: int, num_byzantine: int) -> None:
-    sent = vectors(count, seed=count)
-    found = MultiKrum(num_byzantine=num_byzantine).combine(round_of(sent))
-    selected = naive_krum(as_rows(sent), num_byzantine)
-    assert equals_rounded(flat(found.tensors), as_rows(sent)[selected].mean(0))
-    assert [i for i, kept in enumerate(found.kept) if kept == 1] == selected
-    assert set(found.kept) == {0.0, 1.0}
-    assert found.diagnostics == {"num_selected": count - num_byzantine - 2}
+    krum = MultiKrum(num_byzantine=num_byzantine)
+    for seed in range(20):  # one neighbour more or fewer seldom changes the choice
+        sent = vectors(count, seed=seed)
+        found = krum.combine(round_of(sent))
+        selected = naive_krum(as_rows(sent), num_byzantine)
+        assert equals_rounded(flat(found.tensors), as_rows(sent)[selected].mean(0))
+        assert [i for i, kept in enumerate(found.kept) if kept == 1] == selected
+        assert set(found.kept) == {0.0, 1.0}
+        assert found.diagnostics == {"num_selected": count - num_byzantine - 2}
 
 
 def test_krum_sees_all_tensors_at_once() -> None:
