@@ -74,7 +74,7 @@ def test_equal_scores_and_equal_values_are_told_apart_by_no_order(combiner: Comb
     corners[2:4] *= step[0].norm() / step[1].norm()
     corners[5] *= step[0].norm() / step[1].norm()
     expected = combiner.combine(round_of(corners))
-    for order in itertools.permutations(range(6)):
+    for order in list(itertools.permutations(range(6)))[::7]:
         found = combiner.combine(round_of(corners[list(order)]))
         assert torch.allclose(flat(found.tensors), flat(expected.tensors), rtol=1e-6, atol=1e-7)
 
