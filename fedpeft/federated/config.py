@@ -4,7 +4,11 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedpeft.federated.robustness import Combination, check_combination
+from fedpeft.federated.robustness import (
+    Combination,
+    check_combination,
+    check_num_updates,
+)
 
 
 class FederationConfig(BaseModel):
@@ -35,7 +39,8 @@ class FederationConfig(BaseModel):
         default=None,
         ge=1,
         description="Remote clients: updates that a round needs. With fewer at its deadline the "
-        "same round begins again. Default: all of clients_per_round.",
+        "same round begins again. Default: half of those that it wants, rounded up, or what "
+        "combine needs.",
     )
     over_selection: int = Field(
         default=0,
@@ -166,5 +171,7 @@ class FederationConfig(BaseModel):
         cohort = self.clients_per_round
         if self.quorum is not None and cohort is not None and self.quorum > cohort:
             raise ValueError(f"quorum ({self.quorum}) is larger than clients_per_round ({cohort})")
+        if self.quorum is not None:
+            check_num_updates(self.combine, self.num_byzantine, self.quorum, "a quorum")
         if self.over_selection and cohort is None:
             raise ValueError("over_selection needs clients_per_round: without it all are asked")
