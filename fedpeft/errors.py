@@ -7,13 +7,13 @@
     │   ├── ModelError        a base model, a tokenizer, a module pattern
     │   ├── AdapterError      an adapter's tensors, shapes or files
     │   ├── IdentityError     a key, a certificate, a role or a request for one
-    │   │   └── EnrolmentError a key that the server does not know, or no longer
+    │   │   ├── EnrolmentError a key that the server does not know, or no longer
+    │   │   └── ReplacedError a key that another process uses now
     │   ├── LedgerError       a budget ledger's file, database or entries
     │   ├── ProtocolError     a message of the other side is not what was agreed
     │   └── PrivacyError      a guarantee that cannot be given
     │       └── BudgetError   a privacy budget that would be exceeded
     ├── TransportError        the other side cannot be reached          exit code 1
-    │   └── ReplacedError     another process took this one's place
     └── VerificationError     a finished result failed its own check    exit code 3
 
 A message says what was expected, what came, and what to do about it.
@@ -56,6 +56,10 @@ class EnrolmentError(IdentityError):
     """The server does not know this key, or no longer: enrol, or ask its operator."""
 
 
+class ReplacedError(IdentityError):
+    """Another process connected with the same key and took this one's place."""
+
+
 class LedgerError(InputError):
     """A budget ledger cannot be opened, read or written, or does not know what was named."""
 
@@ -74,10 +78,6 @@ class BudgetError(PrivacyError):
 
 class TransportError(FedpeftError):
     """The other side cannot be reached, or does not answer as agreed."""
-
-
-class ReplacedError(TransportError):
-    """Another process connected with the same key and took this one's place."""
 
 
 class VerificationError(FedpeftError):

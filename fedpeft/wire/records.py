@@ -14,6 +14,11 @@ from fedpeft.errors import ProtocolError
 
 MAX_BODY_BYTES = 1 << 20
 MAX_SIGNATURE_BYTES = 1 << 10
+MAX_BESIDE_TENSORS_BYTES = MAX_BODY_BYTES + MAX_SIGNATURE_BYTES + (1 << 16)
+"""Of a request or an answer that carries a message: everything but its tensors."""
+
+TENSORS = ("messages_list", "content", "items", "array_record", "items", "value", "data")
+"""Where the tensors lie in Flower's PushMessagesRequest and PullMessagesResponse."""
 
 _SIGNED, _ARRAYS, _BLOB = "fedpeft", "arrays", "safetensors"
 _BODY, _SIGNATURE = "body", "signature"
@@ -33,8 +38,7 @@ def to_record(body: bytes, signature: bytes, blob: bytes | None) -> RecordDict:
     _check_sizes(body, signature, blob)
     record = RecordDict({_SIGNED: ConfigRecord({_BODY: body, _SIGNATURE: signature})})
     if blob is not None:
-        array = Array(dtype="uint8", shape=(len(blob),), stype=_BLOB, data=blob)
-        record[_ARRAYS] = ArrayRecord({_BLOB: array})
+        record[_ARRAYS] = to_arrays(blob)
     return record
 
 
@@ -57,12 +61,22 @@ def from_record(record: RecordDict) -> tuple[bytes, bytes, bytes | None]:
     body, signature = signed[_BODY], signed[_SIGNATURE]
     if not isinstance(body, bytes) or not isinstance(signature, bytes):
         raise ProtocolError("expected body and signature as bytes")
-    blob = _blob(record[_ARRAYS]) if _ARRAYS in record else None
+    blob = from_arrays(record[_ARRAYS]) if _ARRAYS in record else None
     _check_sizes(body, signature, blob)
     return body, signature, blob
 
 
-def _blob(arrays: object) -> bytes:
+def to_arrays(blob: bytes) -> ArrayRecord:
+    """Packs tensors, as they lie in a message."""
+    return ArrayRecord({_BLOB: Array(dtype="uint8", shape=(len(blob),), stype=_BLOB, data=blob)})
+
+
+def from_arrays(arrays: object) -> bytes:
+    """Unpacks tensors.
+
+    Raises:
+        ProtocolError: If they are not packed as `to_arrays` does.
+    """
     if not isinstance(arrays, ArrayRecord) or set(arrays) != {_BLOB}:
         raise ProtocolError(f"expected one array {_BLOB!r} in an ArrayRecord {_ARRAYS!r}")
     array = arrays[_BLOB]

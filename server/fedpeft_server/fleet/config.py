@@ -6,6 +6,7 @@ from pathlib import Path
 from fedpeft.errors import ConfigError
 
 _MIB = 1 << 20
+_LONGEST_WAIT_S = 60.0  # the signature of the question must still be good when it is answered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +20,16 @@ class FleetConfig:
         port: 0 takes a free one.
         max_message_bytes: Of one request of a node: a reply with its tensors. 2 GiB at most,
             which is what protobuf can hold.
-        max_transfers: Requests and answers over 1 MiB in memory at the same time. With
-            `max_message_bytes` it bounds the memory that nodes can make the server use.
+        max_transfers: Messages on their way in or out at the same time. With `max_message_bytes` it
+            bounds the memory that nodes can make the server use.
         max_connections: Open at the same time.
         max_connections_per_peer: The same, from one address.
         head_timeout_s: For TLS to be followed by a whole request head, and idle time between two
             requests.
-        min_bytes_per_s: A body that comes in more slowly is cut off, after 10 s of grace.
-        max_wait_s: How long a node's question for a message is held open when there is none.
+        min_bytes_per_s: A peer that sends or takes more slowly is cut off, after 10 s of grace. A
+            request must be in after three minutes in any case: 10 MB need 0.5 Mbit/s.
+        max_wait_s: How long a node's question for a message is held open when there is none; 60 at
+            most.
         stop_timeout_s: For open requests to end when the fleet stops.
     """
 
@@ -49,6 +52,10 @@ class FleetConfig:
         if not 0 < self.max_message_bytes < 1 << 31:
             raise ConfigError(
                 f"expected max_message_bytes of 1 to {(1 << 31) - 1}, got {self.max_message_bytes}"
+            )
+        if self.max_wait_s > _LONGEST_WAIT_S:
+            raise ConfigError(
+                f"expected max_wait_s of {_LONGEST_WAIT_S:g} at most, got {self.max_wait_s}"
             )
         positive = {
             "max_transfers": self.max_transfers,
