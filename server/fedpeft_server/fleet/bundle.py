@@ -5,11 +5,15 @@ fedpeft, only with the protocol, so that a node can list the hashes it works wit
 """
 
 import hashlib
+import io
+import zipfile
 from dataclasses import dataclass
 
 import tomli_w
 
 PROTOCOL_VERSION = "1.0.0"
+
+_DATE, _UNIX = (1980, 1, 1, 0, 0, 0), 3
 
 _PROJECT = {
     "project": {
@@ -53,8 +57,10 @@ class Bundle:
 
 
 def build_bundle() -> Bundle:
-    """Builds the bundle; the same bytes on every machine."""
-    from flwr.cli.build import build_fab_from_files
-
-    content, _ = build_fab_from_files({"pyproject.toml": tomli_w.dumps(_PROJECT).encode()})
-    return Bundle(content=content, name="fedpeft/fedpeft", version=PROTOCOL_VERSION)
+    """Builds the bundle: the same bytes on every machine, so nothing in it is compressed."""
+    entry = zipfile.ZipInfo("pyproject.toml", date_time=_DATE)
+    entry.create_system = _UNIX
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as opened:
+        opened.writestr(entry, tomli_w.dumps(_PROJECT))
+    return Bundle(content=archive.getvalue(), name="fedpeft/fedpeft", version=PROTOCOL_VERSION)

@@ -203,8 +203,7 @@ class Link:
         """Drops messages and the replies to them."""
         with self.state.lock:
             for message_id in message_ids:
-                if self._message(run_id, message_id) is not None:
-                    self._forget(run_id, message_id)
+                self._forget(run_id, message_id)
 
     def has_messages(self, run_id: int, node_id: int) -> bool:
         """Whether a run has messages for a node."""
@@ -276,6 +275,8 @@ class Link:
         return None
 
     def _forget(self, run_id: int, message_id: str) -> None:
+        if self._message(run_id, message_id) is None:
+            return
         reply_id = self.state.message_ins_id_to_message_res_id.get(message_id)
         self.state.delete_messages({message_id})
         for object_id in (message_id, reply_id):
