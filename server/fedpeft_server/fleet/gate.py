@@ -222,11 +222,11 @@ class Gate:
             raise RefusedError(400, "malformed")
         reply, tree = request.messages_list[0], request.message_object_trees[0]
         metadata = reply.metadata
-        if metadata.src_node_id != caller.node_id:
-            raise RefusedError(403, "another-node")
         message = self._link.delivered(caller.node_id, metadata.reply_to_message_id)
         if message is None:
             raise RefusedError(410, "no-such-message")
+        if metadata.src_node_id != caller.node_id:
+            raise RefusedError(403, "another-node")
         expected = (
             metadata.dst_node_id == SUPERLINK_NODE_ID
             and metadata.run_id == message.metadata.run_id

@@ -10,6 +10,7 @@ that any node may pull, delete or occupy.
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any, cast
@@ -24,6 +25,7 @@ from fastapi import FastAPI
 from flwr.app import DEFAULT_TTL, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import (
+    HEARTBEAT_MIN_INTERVAL,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
     SUPERLINK_NODE_ID,
@@ -76,11 +78,15 @@ class Link:
             if known is not None:
                 return known
             try:
-                return self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
+                node_id = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
             except ValueError as error:
                 raise IdentityError(
                     "a node with this key was unregistered; it needs a new key to come back"
                 ) from error
+            # Flower stores no message for a node that never was there.
+            self.state.activate_node(node_id, HEARTBEAT_MIN_INTERVAL)
+            self.state.deactivate_node(node_id)
+            return node_id
 
     def unregister(self, node_id: int) -> None:
         """See `Fleet.unregister`."""
@@ -192,12 +198,17 @@ class Link:
         return replies
 
     def wait(self, run_id: int, message_ids: Collection[str], timeout_s: float) -> bool:
-        """Waits until `collect` would return something."""
+        """Waits until `collect` would return something: a reply, or that a message expired."""
+        until = time.monotonic() + timeout_s
         with self._replied:
-            return self._replied.wait_for(
-                lambda: any(self._reply(run_id, each) is not None for each in message_ids),
-                timeout_s,
-            )
+            while not any(self._reply(run_id, each) is not None for each in message_ids):
+                left_s = until - time.monotonic()
+                if left_s <= 0 or not message_ids:
+                    return False
+                messages = [self.state.message_ins_store[each] for each in message_ids]
+                expires_s = min(map(_expires_at, messages)) - now().timestamp()
+                self._replied.wait(min(left_s, max(expires_s, 0.0)))
+            return True
 
     def withdraw(self, run_id: int, message_ids: Collection[str]) -> None:
         """Drops messages and the replies to them."""
@@ -336,5 +347,9 @@ def _canonical(public_key: bytes) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
+def _expires_at(message: Message) -> float:
+    return message.metadata.created_at + message.metadata.ttl
+
+
 def _expired(message: Message) -> bool:
-    return message.metadata.created_at + message.metadata.ttl <= now().timestamp()
+    return _expires_at(message) <= now().timestamp()

@@ -14,6 +14,7 @@ from fedpeft.errors import ConfigError
 from fedpeft_server.fleet.config import FleetConfig
 
 _LONGEST_HEAD = 16 * 1024
+_LINGER_S = 1.0
 
 
 class Listener:
@@ -98,7 +99,7 @@ def _connections(config: FleetConfig) -> type[asyncio.Protocol]:
                 or open_by_peer.total() > config.max_connections
             ):
                 transport.abort()
-            self._wait_for_head()
+            self._abort_in(config.head_timeout_s)
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
@@ -112,8 +113,16 @@ def _connections(config: FleetConfig) -> type[asyncio.Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if not self._answering:
-                self._wait_for_head()
+            if self.transport.is_closing():  # TLS waits half a minute for the peer to agree
+                self._abort_in(_LINGER_S)
+            elif not self._answering:
+                self._abort_in(config.head_timeout_s)
+
+        def shutdown(self) -> None:
+            if self._answering:
+                super().shutdown()
+            else:
+                self.transport.abort()
 
         @property
         def _peer(self) -> str:
@@ -123,9 +132,9 @@ def _connections(config: FleetConfig) -> type[asyncio.Protocol]:
         def _answering(self) -> bool:
             return self.cycle is not None and not self.cycle.response_complete
 
-        def _wait_for_head(self) -> None:
+        def _abort_in(self, seconds: float) -> None:
             self._stop_waiting()
-            self._timer = self.loop.call_later(config.head_timeout_s, self.transport.abort)
+            self._timer = self.loop.call_later(seconds, self.transport.abort)
 
         def _stop_waiting(self) -> None:
             if self._timer is not None:
