@@ -79,11 +79,7 @@ class FleetLink:
             ConfigError: If `address` is none.
             IdentityError: If `authority` is no certificate.
         """
-        try:
-            context = ssl.create_default_context(cadata=authority.decode("ascii"))
-        except (ssl.SSLError, ValueError) as error:
-            raise IdentityError(f"expected an authority's certificate in PEM: {error}") from error
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context = _trusting(authority)
         self._public_key = public_key_to_bytes(key.public_key())
         self._heartbeat_s = heartbeat_s
         self._node = Node()
@@ -232,6 +228,9 @@ class _Transport(httpx.BaseTransport):
         if "content-encoding" in response.headers:
             response.stream.close()
             raise ProtocolError("the server sent a compressed answer")
+        if int(response.headers.get("content-length", "0")) > self._limit:
+            response.stream.close()
+            raise _too_much()
         return httpx.Response(
             response.status_code,
             headers=response.headers,
@@ -261,11 +260,26 @@ class _Limited(httpx.SyncByteStream):
         for piece in self._stream:
             self._left -= len(piece)
             if self._left < 0:
-                raise ProtocolError("the server sent more than this node takes at once")
+                raise _too_much()
             yield piece
 
     def close(self) -> None:
         self._stream.close()
+
+
+def _too_much() -> ProtocolError:
+    return ProtocolError("the server sent more than this node takes at once")
+
+
+def _trusting(authority: bytes) -> ssl.SSLContext:
+    """TLS with servers of this authority, and no other: not even those that the machine trusts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(cadata=authority.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise IdentityError(f"expected an authority's certificate in PEM: {error}") from error
+    return context
 
 
 def _url(address: str) -> str:

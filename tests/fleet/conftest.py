@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from fedpeft_server.fleet import Fleet
-from tests.fleet.parts import Place, make_place
+from tests.fleet.parts import Peer, Place, make_place
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +17,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def fleet(place: Place) -> Iterator[Fleet]:
     with Fleet(place.config()) as fleet:
         yield fleet
+
+
+@pytest.fixture(autouse=True)
+def _no_peer_stays() -> Iterator[None]:
+    yield
+    while Peer.opened:
+        Peer.opened.pop().close()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 from cryptography.hazmat.primitives import hashes
@@ -94,9 +94,9 @@ class Served:
         except Exception as error:
             self.error = error
 
-    def ended(self) -> Exception | None:
+    def ended(self, within_s: float = LONG_S) -> Exception | None:
         """Waits until it ended by itself."""
-        self._thread.join(LONG_S)
+        self._thread.join(within_s)
         assert not self._thread.is_alive()
         return self.error
 
@@ -130,11 +130,14 @@ def collect(grid: FleetGrid, message_ids: list[str]) -> dict[str, Message]:
 class Peer:
     """Somebody who speaks to the public port with requests of their own making."""
 
+    opened: ClassVar[list[httpx.Client]] = []
+
     def __init__(self, fleet: Fleet, place: Place) -> None:
         context = ssl.create_default_context(cadata=place.authority.decode())
         self.http = httpx.Client(
             base_url=f"https://127.0.0.1:{fleet.port}", verify=context, timeout=LONG_S
         )
+        self.opened.append(self.http)
 
     def post(
         self,

@@ -41,6 +41,12 @@ class Proxy:
             for end in pair:
                 _end(end)
 
+    def leave(self) -> None:
+        """Ends all connections for those who called; the server is not told."""
+        with self._lock:
+            for near, _ in self._pairs:
+                _end(near)
+
     def _accept(self) -> None:
         while True:
             try:
@@ -58,7 +64,6 @@ class Proxy:
             self.num_bytes_up += len(data)
             if not _sent(far, data):
                 break
-        _end(far)
 
     def _down(self, far: socket.socket, near: socket.socket) -> None:
         for data in _received(far):

@@ -136,6 +136,20 @@ def test_a_message_that_was_lost_on_the_way_comes_again(fleet: Fleet, place: Pla
             assert from_record(collect(grid, [message_id])[message_id].content)[0] == b"round 1"
 
 
+def test_a_connection_that_only_the_server_believes_in_takes_nothing(
+    fleet: Fleet, place: Place
+) -> None:
+    member = Member(place).enrol(fleet)
+    grid = open_grid(fleet)
+    with Proxy(fleet.port) as proxy:
+        node = member.node(fleet, port=proxy.port)
+        with serving(answer, node):
+            for number in range(5):
+                proxy.leave()
+                message_id = ask(grid, member, str(number))
+                assert collect(grid, [message_id])[message_id].has_content()
+
+
 def test_a_node_that_was_away_gets_what_was_sent_meanwhile(fleet: Fleet, place: Place) -> None:
     member = Member(place).enrol(fleet)
     grid = open_grid(fleet)

@@ -41,19 +41,13 @@ class Exchange:
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, min_bytes_per_s: int) -> None:
-        """Reads the head.
-
-        Raises:
-            RefusedError: If it names a header twice: Flower might read the other one.
-        """
+        """Reads the head."""
         self.scope = scope
         self.path: str = scope["path"]
         pairs = [
             (name.decode("latin-1"), text.decode("latin-1")) for name, text in scope["headers"]
         ]
         self.headers = dict(pairs)
-        if len(self.headers) != len(pairs):
-            raise RefusedError(400, "malformed")
         self._receive = receive
         self._send = send
         self._min_bytes_per_s = min_bytes_per_s

@@ -58,8 +58,8 @@ class Guard:
         """Serves one request."""
         if scope["type"] != "http":
             return
+        exchange = Exchange(scope, receive, send, self._config.min_bytes_per_s)
         try:
-            exchange = Exchange(scope, receive, send, self._config.min_bytes_per_s)
             try:
                 await self._serve(exchange)
             except RefusedError as refused:
@@ -187,6 +187,8 @@ def _check_head(exchange: Exchange, limit: int) -> None:
         raise RefusedError(404, "not-found")
     if exchange.scope["method"] != "POST":
         raise RefusedError(405, "method")
+    if len(headers) != len(exchange.scope["headers"]):  # Flower might read the other one
+        raise RefusedError(400, "malformed")
     if headers.get("content-type") != PROTOBUF:
         raise RefusedError(415, "content-type")
     if headers.get("content-encoding", "identity") != "identity":
