@@ -1,52 +1,50 @@
 """How one of our messages lies in a Flower message.
 
-A message is a signed body and, where tensors travel, one opaque safetensors blob beside it:
+A message is a signed envelope and, where tensors travel, one opaque safetensors blob beside it:
 
-    "fedpeft"  ConfigRecord  body, signature: bytes
+    "fedpeft"  ConfigRecord  envelope: bytes, see `wire.envelope`
     "arrays"   ArrayRecord   one Array "safetensors", uint8, its bytes as they are
 
-The blob is not parsed here and not covered by the signature: the body names its digest.
+The blob is not parsed here and not covered by the signature: the signed body names its digest.
 """
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedpeft.errors import ProtocolError
 
-MAX_BODY_BYTES = 1 << 20
-MAX_SIGNATURE_BYTES = 1 << 10
-MAX_BESIDE_TENSORS_BYTES = MAX_BODY_BYTES + MAX_SIGNATURE_BYTES + (1 << 16)
+MAX_ENVELOPE_BYTES = 1 << 20
+MAX_BESIDE_TENSORS_BYTES = MAX_ENVELOPE_BYTES + (1 << 16)
 """Of a request or an answer that carries a message: everything but its tensors."""
 
 TENSORS = ("messages_list", "content", "items", "array_record", "items", "value", "data")
 """Where the tensors lie in Flower's PushMessagesRequest and PullMessagesResponse."""
 
 _SIGNED, _ARRAYS, _BLOB = "fedpeft", "arrays", "safetensors"
-_BODY, _SIGNATURE = "body", "signature"
+_ENVELOPE = "envelope"
 
 
-def to_record(body: bytes, signature: bytes, blob: bytes | None) -> RecordDict:
+def to_record(envelope: bytes, blob: bytes | None) -> RecordDict:
     """Packs a message.
 
     Args:
-        body: What is signed.
-        signature: Over the body.
+        envelope: What `wire.envelope.seal` made.
         blob: Tensors as a safetensors file; None where none travel. It is not copied.
 
     Raises:
-        ProtocolError: If body, signature or blob is empty or too long: nobody would take it.
+        ProtocolError: If envelope or blob is empty or too long: nobody would take it.
     """
-    _check_sizes(body, signature, blob)
-    record = RecordDict({_SIGNED: ConfigRecord({_BODY: body, _SIGNATURE: signature})})
+    _check_sizes(envelope, blob)
+    record = RecordDict({_SIGNED: ConfigRecord({_ENVELOPE: envelope})})
     if blob is not None:
         record[_ARRAYS] = to_arrays(blob)
     return record
 
 
-def from_record(record: RecordDict) -> tuple[bytes, bytes, bytes | None]:
+def from_record(record: RecordDict) -> tuple[bytes, bytes | None]:
     """Unpacks a message that the other side sent.
 
     Returns:
-        Body, signature and blob; the signature has not been checked.
+        Envelope and blob; the signature has not been checked.
 
     Raises:
         ProtocolError: If a record, key or type is missing, unknown or of the wrong kind.
@@ -56,14 +54,14 @@ def from_record(record: RecordDict) -> tuple[bytes, bytes, bytes | None]:
             f"expected the records {_SIGNED!r} and perhaps {_ARRAYS!r}, got {_names(record)}"
         )
     signed = record[_SIGNED]
-    if not isinstance(signed, ConfigRecord) or set(signed) != {_BODY, _SIGNATURE}:
-        raise ProtocolError(f"expected {_BODY!r} and {_SIGNATURE!r} in a ConfigRecord {_SIGNED!r}")
-    body, signature = signed[_BODY], signed[_SIGNATURE]
-    if not isinstance(body, bytes) or not isinstance(signature, bytes):
-        raise ProtocolError("expected body and signature as bytes")
+    if not isinstance(signed, ConfigRecord) or set(signed) != {_ENVELOPE}:
+        raise ProtocolError(f"expected {_ENVELOPE!r} alone in a ConfigRecord {_SIGNED!r}")
+    envelope = signed[_ENVELOPE]
+    if not isinstance(envelope, bytes):
+        raise ProtocolError("expected the envelope as bytes")
     blob = from_arrays(record[_ARRAYS]) if _ARRAYS in record else None
-    _check_sizes(body, signature, blob)
-    return body, signature, blob
+    _check_sizes(envelope, blob)
+    return envelope, blob
 
 
 def to_arrays(blob: bytes) -> ArrayRecord:
@@ -88,12 +86,10 @@ def from_arrays(arrays: object) -> bytes:
     return array.data
 
 
-def _check_sizes(body: bytes, signature: bytes, blob: bytes | None) -> None:
-    if not 0 < len(body) <= MAX_BODY_BYTES:
-        raise ProtocolError(f"expected a body of 1 to {MAX_BODY_BYTES} bytes, got {len(body)}")
-    if not 0 < len(signature) <= MAX_SIGNATURE_BYTES:
+def _check_sizes(envelope: bytes, blob: bytes | None) -> None:
+    if not 0 < len(envelope) <= MAX_ENVELOPE_BYTES:
         raise ProtocolError(
-            f"expected a signature of 1 to {MAX_SIGNATURE_BYTES} bytes, got {len(signature)}"
+            f"expected an envelope of 1 to {MAX_ENVELOPE_BYTES} bytes, got {len(envelope)}"
         )
     if blob == b"":
         raise ProtocolError("expected tensors or none at all, got an empty blob")

@@ -68,4 +68,4 @@ def converse(
 
 def _pause_s(num_sent: int) -> float:
     """A client that loses every letter at once does not keep the coordinator busy."""
-    return min(_LONGEST_PAUSE_S, _WAIT_S * 2 ** min(num_sent, 10))
+    return min(_LONGEST_PAUSE_S, _WAIT_S * 2.0 ** min(num_sent, 10))

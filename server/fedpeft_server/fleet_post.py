@@ -3,9 +3,8 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from fedpeft.wire.records import from_record, to_record
-
 from fedpeft.errors import ProtocolError
+from fedpeft.wire.records import from_record, to_record
 from fedpeft_server.fleet import Bundle, Fleet, FleetGrid
 from fedpeft_server.nodes import Nodes
 from fedpeft_server.post import Answer, Letter
@@ -52,7 +51,7 @@ class FleetPost:
 
     def recall(self, letter_ids: Collection[str]) -> None:
         """See `post.Post.recall`."""
-        self._grid.recall(letter_ids)
+        self._grid.withdraw(letter_ids)
 
     def online(self) -> frozenset[str]:
         """See `post.Post.online`."""

@@ -19,7 +19,7 @@ def hang(incoming: Incoming) -> RecordDict:
 
 
 def answer(incoming: Incoming) -> RecordDict:
-    return to_record(f"answer to round {incoming.round}".encode(), b"s", b"tensors")
+    return to_record(f"answer to round {incoming.round}".encode(), b"tensors")
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def ask(grid: FleetGrid, insider: Insider) -> str:
     (message_id,) = grid.push_messages(
         [
             grid.create_message(
-                to_record(b"order", b"s", None), "train", insider.member.node_id, "1", ttl=LONG_S
+                to_record(b"order", None), "train", insider.member.node_id, "1", ttl=LONG_S
             )
         ]
     )
@@ -85,7 +85,7 @@ def test_a_reply_in_anothers_name_is_refused(fleet: Fleet, place: Place, grid: F
     message_id = ask(grid, one)
     message = one.pull()
     assert message is not None
-    reply = two.request(Message(to_record(b"forged", b"s", None), reply_to=message))
+    reply = two.request(Message(to_record(b"forged", None), reply_to=message))
     assert two.post(PUSH, reply) == (410, b"no-such-message")
     reply.messages_list[0].metadata.src_node_id = two.member.node_id
     assert two.post(PUSH, reply) == (410, b"no-such-message")
@@ -93,8 +93,7 @@ def test_a_reply_in_anothers_name_is_refused(fleet: Fleet, place: Place, grid: F
     assert two.post(PUSH, reply) == (403, b"another-node")
     assert grid.pull_messages([message_id]) == []
     assert (
-        one.post(PUSH, one.request(Message(to_record(b"true", b"s", None), reply_to=message)))[0]
-        == 200
+        one.post(PUSH, one.request(Message(to_record(b"true", None), reply_to=message)))[0] == 200
     )
     (taken,) = grid.pull_messages([message_id])
     assert from_record(taken.content)[0] == b"true"
@@ -189,7 +188,7 @@ def test_a_reply_that_says_something_else_is_refused(
     message_id = ask(grid, insider)
     message = insider.pull()
     assert message is not None
-    request = insider.request(Message(to_record(b"b", b"s", None), reply_to=message))
+    request = insider.request(Message(to_record(b"b", None), reply_to=message))
     changed = PushMessagesRequest()
     changed.CopyFrom(request)
     change(changed)

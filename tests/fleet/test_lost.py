@@ -18,11 +18,11 @@ from fedpeft_server.fleet import Fleet, FleetGrid, build_bundle
 from tests.fleet.parts import LONG_S, Member, Place, Served, collect, serving
 from tests.fleet.proxy import Proxy
 
-ORDER = to_record(b"order", b"s", None)
+ORDER = to_record(b"order", None)
 
 
 def answer(incoming: Incoming) -> RecordDict:
-    return to_record(f"round {incoming.round}".encode(), b"s", None)
+    return to_record(f"round {incoming.round}".encode(), None)
 
 
 def ask(grid: FleetGrid, member: Member, number: str = "1", ttl: float = LONG_S) -> str:
@@ -244,6 +244,6 @@ def test_a_second_reply_does_not_replace_the_first(fleet: Fleet, place: Place) -
         node.connect()
         incoming = node.pull()
         assert incoming is not None
-        assert node.reply(incoming, to_record(b"first", b"s", None))
-        assert not node.reply(incoming, to_record(b"second", b"s", None))
+        assert node.reply(incoming, to_record(b"first", None))
+        assert not node.reply(incoming, to_record(b"second", None))
         assert from_record(collect(grid, [message_id])[message_id].content)[0] == b"first"

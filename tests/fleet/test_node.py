@@ -22,7 +22,7 @@ from tests.fleet.hostile import Hostile, Said
 from tests.fleet.parts import LONG_S, Member, Place, Served, collect, make_place, serving
 
 ACTIVATE, PULL = "/v1/fleet/activate-node", "/v1/fleet/pull-messages"
-ORDER = to_record(b"order", b"s", None)
+ORDER = to_record(b"order", None)
 
 
 def said(message: object, status: int = 200, **headers: str) -> Said:
@@ -154,7 +154,7 @@ def test_a_message_of_no_use_does_not_end_a_node(fleet: Fleet, place: Place) -> 
     with serving(lambda _: ORDER, member.node(fleet, max_message_bytes=5000)):
         large, small = grid.push_messages(
             grid.create_message(
-                to_record(b"b", b"s", bytes(size)), "train", member.node_id, "1", ttl=LONG_S
+                to_record(b"b", bytes(size)), "train", member.node_id, "1", ttl=LONG_S
             )
             for size in (10_000, 100)
         )

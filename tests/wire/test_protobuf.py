@@ -15,7 +15,7 @@ from fedpeft.errors import ProtocolError
 from fedpeft.wire.protobuf import check_small_beside, field_path
 from fedpeft.wire.records import (
     MAX_BESIDE_TENSORS_BYTES,
-    MAX_BODY_BYTES,
+    MAX_ENVELOPE_BYTES,
     TENSORS,
     to_record,
 )
@@ -25,7 +25,7 @@ PATH = field_path(PushMessagesRequest, *TENSORS)
 
 def message(body: bytes, blob: bytes | None) -> Message:
     metadata = Metadata(2**64 - 1, 64 * "a", 2**64 - 1, 1, 64 * "b", "7", 2e9, 60.0, "train")
-    return make_message(metadata, content=to_record(body, b"s", blob))
+    return make_message(metadata, content=to_record(body, blob))
 
 
 def request(body: bytes, blob: bytes | None) -> bytes:
@@ -52,7 +52,7 @@ def test_the_rest_is_what_is_not_tensors(body: bytes, blob: bytes | None) -> Non
 
 
 def test_the_largest_body_that_may_be_packed_gets_through() -> None:
-    content = request(bytes(MAX_BODY_BYTES), bytes(10_000_000))
+    content = request(bytes(MAX_ENVELOPE_BYTES), bytes(10_000_000))
     check_small_beside(content, PATH, MAX_BESIDE_TENSORS_BYTES)
 
 

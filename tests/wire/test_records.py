@@ -6,39 +6,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpeft.errors import ProtocolError
-from fedpeft.wire.records import MAX_BODY_BYTES, MAX_SIGNATURE_BYTES, from_record, to_record
+from fedpeft.wire.records import MAX_ENVELOPE_BYTES, from_record, to_record
 
 
-@given(
-    st.binary(min_size=1, max_size=100),
-    st.binary(min_size=1, max_size=100),
-    st.none() | st.binary(min_size=1, max_size=100),
-)
-def test_what_goes_in_comes_out(body: bytes, signature: bytes, blob: bytes | None) -> None:
-    assert from_record(to_record(body, signature, blob)) == (body, signature, blob)
+@given(st.binary(min_size=1, max_size=100), st.none() | st.binary(min_size=1, max_size=100))
+def test_what_goes_in_comes_out(envelope: bytes, blob: bytes | None) -> None:
+    assert from_record(to_record(envelope, blob)) == (envelope, blob)
 
 
 def test_the_largest_parts_fit_and_tensors_are_not_copied() -> None:
     blob = bytes(1000)
-    record = to_record(bytes(MAX_BODY_BYTES), bytes(MAX_SIGNATURE_BYTES), blob)
-    assert from_record(record)[2] is blob
+    assert from_record(to_record(bytes(MAX_ENVELOPE_BYTES), blob))[1] is blob
 
 
 @pytest.mark.parametrize(
-    ("body", "signature", "blob"),
-    [
-        (b"", b"s", None),
-        (b"b", b"", None),
-        (b"b", b"s", b""),
-        (bytes(MAX_BODY_BYTES + 1), b"s", None),
-        (b"b", bytes(MAX_SIGNATURE_BYTES + 1), None),
-    ],
+    ("envelope", "blob"), [(b"", None), (b"e", b""), (bytes(MAX_ENVELOPE_BYTES + 1), None)]
 )
-def test_what_nobody_would_take_is_not_packed(
-    body: bytes, signature: bytes, blob: bytes | None
-) -> None:
+def test_what_nobody_would_take_is_not_packed(envelope: bytes, blob: bytes | None) -> None:
     with pytest.raises(ProtocolError, match="expected"):
-        to_record(body, signature, blob)
+        to_record(envelope, blob)
 
 
 def arrays(data: bytes = b"xyz", **changes: object) -> ArrayRecord:
@@ -47,7 +33,7 @@ def arrays(data: bytes = b"xyz", **changes: object) -> ArrayRecord:
 
 
 def config(**changes: object) -> ConfigRecord:
-    values = {"body": b"b", "signature": b"s"} | changes
+    values = {"envelope": b"e"} | changes
     return ConfigRecord({name: value for name, value in values.items() if value is not None})
 
 
@@ -60,12 +46,12 @@ def odd_records() -> dict[str, RecordDict]:
         "only tensors": RecordDict({"arrays": arrays()}),
         "another record": RecordDict({"fedpeft": config(), "more": ConfigRecord()}),
         "a record of another kind": RecordDict({"fedpeft": MetricRecord({"body": 1})}),
-        "no body": RecordDict({"fedpeft": config(body=None)}),
+        "no envelope": RecordDict({"fedpeft": config(envelope=None)}),
         "another key": RecordDict({"fedpeft": config(more=b"x")}),
-        "text for a body": RecordDict({"fedpeft": config(body="b")}),
-        "a list for a body": RecordDict({"fedpeft": config(body=[b"b", b"c"])}),
-        "a number for a signature": RecordDict({"fedpeft": config(signature=1)}),
-        "a long body": RecordDict({"fedpeft": config(body=bytes(MAX_BODY_BYTES + 1))}),
+        "text for an envelope": RecordDict({"fedpeft": config(envelope="e")}),
+        "a list for an envelope": RecordDict({"fedpeft": config(envelope=[b"e", b"f"])}),
+        "a number for an envelope": RecordDict({"fedpeft": config(envelope=1)}),
+        "a long one": RecordDict({"fedpeft": config(envelope=bytes(MAX_ENVELOPE_BYTES + 1))}),
         "settings for tensors": RecordDict({"fedpeft": config(), "arrays": config()}),
         "two arrays": RecordDict({"fedpeft": config(), "arrays": two}),
         "an array of another name": RecordDict({"fedpeft": config(), "arrays": renamed}),
