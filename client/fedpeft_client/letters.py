@@ -103,9 +103,7 @@ class Letters:
         self, plan: RoundPlan, blob: bytes | None, plan_digest: str, bundle_hash: str
     ) -> RecordDict:
         terms, number = plan.terms, plan.round
-        self._tell(
-            events.ROUND_STARTED, terms, number, num_rounds=terms.federation.num_rounds
-        )
+        self._tell(events.ROUND_STARTED, terms, number, num_rounds=terms.federation.num_rounds)
         update = None
         try:
             self._policy.check_bundle(bundle_hash, self._bundle_digest)
@@ -165,15 +163,11 @@ class Letters:
             if isinstance(what, Note):
                 self._tell(events.NOTE, terms, number, text=what.text)
             else:
-                self._tell(
-                    events.STEP, terms, number, step=what.step, num_steps=what.num_steps
-                )
+                self._tell(events.STEP, terms, number, step=what.step, num_steps=what.num_steps)
 
         return told
 
-    def _tell(
-        self, kind: str, terms: RunTerms, number: int | None = None, **body: object
-    ) -> None:
+    def _tell(self, kind: str, terms: RunTerms, number: int | None = None, **body: object) -> None:
         self._emit(
             Event(
                 kind=kind,

@@ -37,6 +37,7 @@ class Membership(BaseModel):
 
     Attributes:
         client_id: Its name, as in its certificate.
+        federation: sha256 of the certificate of the federation's authority.
         server: host:port that it joined.
         ledger: File or URL; all that it ever spent stands there.
         data: Where its rows are.
@@ -47,6 +48,7 @@ class Membership(BaseModel):
     model_config = _FORM
 
     client_id: str
+    federation: str
     server: str
     ledger: str
     data: str
@@ -141,6 +143,7 @@ class StateFolder:
             raise ConfigError(f"there is no client in {path}; `fedpeft client init` makes one")
         if path.stat().st_mode & 0o077:
             raise ConfigError(f"others can read {path}; run: chmod 700 {path}")
+        path = path.resolve()
         self.path = path
         self.policy = path / "policy.toml"
         self.ledger = path / "ledger.db"
@@ -223,6 +226,8 @@ class StateFolder:
                 what was spent.
         """
         before = self.membership()
+        if asked is not None and "://" not in asked:
+            asked = str(Path(asked).resolve())
         if before is None:
             return asked or str(self.ledger)
         if asked is not None and asked != before.ledger:
