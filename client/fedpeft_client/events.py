@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+READY: Final = "ready"
 CONNECTING: Final = "connecting"
 CONNECTED: Final = "connected"
 OFFERED: Final = "offered"

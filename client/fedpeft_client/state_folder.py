@@ -16,19 +16,22 @@ of the rows than what leaves the machine.
 import base64
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedpeft.errors import ConfigError, LedgerError
 from fedpeft.files import make_private_folder, write_private_text
 from fedpeft.identity.keys import new_key, read_key
 
 _FORM = ConfigDict(frozen=True, extra="forbid")
+_LOCK = "running.lock"
+_PATIENCE_S = 1.0
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -101,26 +104,28 @@ class Status(BaseModel):
     """What a client that runs says of itself.
 
     Attributes:
-        state: 'starting', 'connecting', 'waiting', 'training' or 'stopped'.
-        since: When that began, UTC.
+        activity: 'starting', 'waiting', 'training', 'stopping' or 'stopped'.
+        connected: Whether the server can be reached.
+        since: When one of the two changed last, UTC.
         pid: Of the process.
         run_id: Of the run that it works on, or worked on last.
         round: Of that run.
         num_rounds: Of that run.
         last_update: See `LastUpdate`.
-        last_refusal: The newest reason for not doing what was asked, for the owner's eyes.
+        last_note: The newest thing that the owner should know, such as why a round was refused.
     """
 
     model_config = _FORM
 
-    state: str = "starting"
+    activity: str = "starting"
+    connected: bool = False
     since: str = ""
     pid: int = 0
     run_id: str | None = None
     round: int | None = None
     num_rounds: int | None = None
     last_update: LastUpdate | None = None
-    last_refusal: str | None = Field(default=None, max_length=1000)
+    last_note: str | None = None
 
 
 class StateFolder:
@@ -184,22 +189,24 @@ class StateFolder:
         Raises:
             ConfigError: If there is another one.
         """
-        with (self.path / "running.lock").open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    f"the client in {self.path} is running already; stop it first"
-                ) from error
+        # Whoever asks `is_running` at this moment is gone soon.
+        deadline = time.monotonic() + _PATIENCE_S
+        with (self.path / _LOCK).open("ab") as file:
+            while not _locked(file, fcntl.LOCK_EX):
+                if time.monotonic() >= deadline:
+                    raise ConfigError(
+                        f"the client in {self.path} is running already; stop it first"
+                    )
+                time.sleep(0.05)
             yield
 
     def is_running(self) -> bool:
         """Returns whether a process is this client, however the last one ended."""
-        try:
-            with self.running():
-                return False
-        except ConfigError:
-            return True
+        path = self.path / _LOCK
+        if not path.exists():
+            return False
+        with path.open("rb") as file:
+            return not _locked(file, fcntl.LOCK_SH)
 
     # --- what it remembers
 
@@ -278,3 +285,11 @@ def default_root() -> Path:
     """Returns the folder of the folders of clients that were not put elsewhere."""
     home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(home).expanduser() / "fedpeft" / "clients"
+
+
+def _locked(file: BinaryIO, how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
