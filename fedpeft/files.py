@@ -17,6 +17,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     sync(path.parent)
 
 
+def write_private_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text that its owner alone can read, atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.touch(mode=0o600)
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
 def make_private_folder(path: Path) -> None:
     """Makes a folder that its owner alone can read, durably, and those above it where needed."""
     if not path.is_dir():

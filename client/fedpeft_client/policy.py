@@ -18,7 +18,7 @@ from fedpeft.models.model_config import ModelConfig
 from fedpeft.settings import read_toml, validate
 
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-_FORM = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+_FORM = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class AllowedModel(BaseModel):
@@ -89,6 +89,7 @@ class ClientPolicy(BaseModel):
     )
     bundles: tuple[_Digest, ...] = Field(
         default=(),
+        strict=False,  # a list in TOML
         description="SHA-256 of the app bundles that messages may come from. No code of a bundle "
         "runs here. Empty: the one of the server at enrolment.",
     )

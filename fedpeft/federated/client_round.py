@@ -102,7 +102,7 @@ class Workplace(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """Bound on the padded tokens of one physical batch."""
+        """Bound on the padded tokens of one physical batch; a run may ask for less."""
 
     def prepared(self, terms: RunTerms) -> tuple[AdaptedModel, Dataset]:
         """Returns the run's model, set to train what the run trains, and the rows for it.
@@ -319,13 +319,13 @@ class ClientRound:
         self, plan: RoundPlan, model: AdaptedModel, client: LocalClient
     ) -> tuple[Mapping[str, Tensor], float]:
         """Returns the update and the seconds that it took."""
-        num_steps = plan.terms.federation.local_steps
+        terms, num_steps = plan.terms, plan.terms.federation.local_steps
         started = time.monotonic()
         [result] = train_locally(
             model,
             [client],
-            plan.terms.federation,
-            max_tokens=self._workplace.max_tokens,
+            terms.federation,
+            max_tokens=min(terms.model.max_tokens_per_batch, self._workplace.max_tokens),
             step_finished=lambda step: self._watcher.step_finished(step, num_steps),
         )
         if result.num_nonfinite:

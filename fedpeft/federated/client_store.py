@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedpeft.errors import ProtocolError, UnavailableError
-from fedpeft.files import make_private_folder, write_atomically, write_text
+from fedpeft.files import make_private_folder, write_atomically, write_private_text
 from fedpeft.types import tensor_digest
 
 _ABOUT = "fedpeft"
@@ -91,7 +91,7 @@ class ClientStore:
         file = self._run(run_id) / "terms.sha256"
         if not file.is_file():
             make_private_folder(file.parent)
-            write_text(file, terms_digest)
+            write_private_text(file, terms_digest)
             return
         agreed = file.read_text(encoding="utf-8")
         if agreed != terms_digest:

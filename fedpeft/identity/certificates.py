@@ -75,18 +75,32 @@ def identify(
         IdentityError: If it is not the authority's, not valid now, revoked, or the list is not the
             authority's or has expired.
     """
+    holder = holder_of(certificate, authority, now)
+    _check_revocations(revocations, authority, now)
+    if revocations.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
+        raise IdentityError("the certificate was revoked")
+    return holder
+
+
+def holder_of(
+    certificate: x509.Certificate, authority: x509.Certificate, now: datetime
+) -> Identity:
+    """Returns who holds a certificate that may have been revoked; see `identify`.
+
+    For those who know by other means that it was not.
+
+    Raises:
+        IdentityError: If it is not the authority's, or not valid now.
+    """
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
         raise IdentityError("the certificate was issued by another authority") from error
-    _check_revocations(revocations, authority, now)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise IdentityError(
             f"the certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} to "
             f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and it is {now:%Y-%m-%d %H:%M}"
         )
-    if revocations.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
-        raise IdentityError("the certificate was revoked")
     return Identity(
         name=name_of(certificate),
         roles=roles_of(certificate),

@@ -87,19 +87,35 @@ def from_blob(blob: bytes, expected: Mapping[str, TensorSpec], digest: str) -> "
             or infinite values.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load
 
     check_blob(blob, expected)
-    try:
-        tensors: dict[str, Tensor] = load(blob)
-    except SafetensorError as error:
-        raise ProtocolError(f"the blob is no sound safetensors ({error})") from error
+    tensors = _load(blob)
     if tensor_digest(tensors) != digest:
         raise ProtocolError("the tensors are not those that were announced: their digest differs")
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ProtocolError(f"{name} holds NaN or infinite values")
+    return tensors
+
+
+def read_blob(blob: bytes) -> "dict[str, Tensor]":
+    """Loads the tensors of a blob for somebody who checks them: any names, shapes and values.
+
+    Raises:
+        ProtocolError: If it is no sound safetensors with floating-point tensors.
+    """
+    _read_specs(blob)
+    return _load(blob)
+
+
+def _load(blob: bytes) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors: dict[str, Tensor] = load(blob)
+    except SafetensorError as error:
+        raise ProtocolError(f"the blob is no sound safetensors ({error})") from error
     return tensors
 
 

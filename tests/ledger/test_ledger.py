@@ -324,3 +324,24 @@ with Ledger.open(sys.argv[1]) as ledger:
 """
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program, location], check=True, cwd=root)
+
+
+def test_a_reservation_without_release_is_found_again(ledger: Ledger) -> None:
+    data, other = budgeted(ledger, 0, 10), budgeted(ledger, 5, 15)
+    assert ledger.open_reservation(data, EVENT, purpose="round 1") is None
+    first = ledger.reserve(data, EVENT, purpose="round 1")
+    assert ledger.open_reservation(data, EVENT, purpose="round 1") == first
+    # Neither for rows that only overlap, nor for another event or purpose.
+    assert ledger.open_reservation(other, EVENT, purpose="round 1") is None
+    assert ledger.open_reservation(data, EVENT.single(), purpose="round 1") is None
+    assert ledger.open_reservation(data, EVENT, purpose="round 2") is None
+    assert ledger.release_of(first) is None
+    ledger.commit(first, DIGEST)
+    assert ledger.release_of(first) == ledger.release_of(first.id) == DIGEST
+    assert ledger.open_reservation(data, EVENT, purpose="round 1") is None
+    second = ledger.reserve(data, EVENT, purpose="round 1")
+    assert ledger.open_reservation(data, EVENT, purpose="round 1") == second
+    with pytest.raises(LedgerError, match="knows no reservation 'mine'"):
+        ledger.release_of("mine")
+    with pytest.raises(LedgerError, match="knows no data set"):
+        ledger.open_reservation("ab" * 32, EVENT, purpose="round 1")

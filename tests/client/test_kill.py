@@ -1,0 +1,147 @@
+"""kill -9 at random moments of a client: what it sent is paid for, once, and is always the same."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fedpeft.dp.accounting import epsilon
+from fedpeft.dp.events import DpSgdEvent
+from fedpeft.ledger import Ledger
+from tests.client.kill_worker import NUM_ROUNDS, NUM_STEPS
+from tests.federated.client_rounds import DELTA, NUM_ROWS
+
+ROOT = Path(__file__).parents[2]
+EVENT = DpSgdEvent(noise_multiplier=1.5, sampling_prob=5 / NUM_ROWS, num_steps=NUM_STEPS)
+
+
+class Nursery:
+    """Starts clients that can be killed."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        assert self.read() == "ready"
+
+    def read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        assert line, "the nursery ended by itself"
+        return line
+
+    def start(self) -> int:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return int(self.read())
+
+
+@contextmanager
+def nursery(folder: Path, model: Path, order: str) -> Iterator[Nursery]:
+    command = [sys.executable, "-m", "tests.client.kill_worker", folder, model, order]
+    with subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        try:
+            yield Nursery(process)
+        finally:
+            process.kill()
+
+
+def check(folder: Path) -> tuple[int, int]:
+    """Ledger and folder against what was seen outside; returns reservations and releases."""
+    lines = [line.split() for line in (folder / "log").read_text().splitlines()]
+    sent = {(int(number), digest) for kind, number, *rest in lines for digest in rest}
+    stepped = {int(number) for kind, number, *_ in lines if kind == "step"}
+    assert len({number for number, _ in sent}) == len(sent), "a round was sent in two versions"
+    with Ledger.open(folder / "ledger.db", read_only=True) as ledger:
+        ledger.verify()
+        [balance] = ledger.balances()
+        reservations = ledger.reservations(balance.fingerprint)
+        releases = [ledger.release_of(reservation) for reservation in reservations]
+        assert len(reservations) >= len(stepped), "a gradient exists that was not paid for"
+        assert len(reservations) <= NUM_ROUNDS, "a round was paid for twice"
+        for _, digest in sent:
+            assert digest in releases, "something left that was not recorded"
+        assert (balance.spent or 0.0) >= epsilon([EVENT] * len(stepped), DELTA)
+        assert all(reservation.event == EVENT for reservation in reservations)
+    return len(reservations), len([release for release in releases if release])
+
+
+def kill_again_and_again(
+    bert: Path, tmp_path: Path, *, num_kills: int, seed: int, order: str = "right"
+) -> Counter[str]:
+    """Kills clients at that many moments, up to four a run, and then lets each run finish."""
+    dice, hits, number = random.Random(seed), Counter[str](), 0
+    # A client is a new folder, so a new nursery; the first shows how long a whole run takes.
+    whole_s = 0.0
+    while hits.total() < num_kills:
+        number += 1
+        folder = tmp_path / f"client-{number}"
+        with nursery(folder, bert, order) as clients:
+            if not whole_s:
+                started = time.perf_counter()
+                clients.start()
+                assert clients.read() == "done"
+                whole_s = time.perf_counter() - started
+                check(folder)
+                continue
+            before = (0, 0)
+            for _ in range(4):
+                child = clients.start()
+                until = time.perf_counter() + dice.random() * whole_s
+                while time.perf_counter() < until:
+                    pass
+                with contextlib.suppress(ProcessLookupError):  # it was faster
+                    os.kill(child, signal.SIGKILL)
+                if clients.read() == "done":
+                    break
+                after = check(folder)
+                hits[_moment(before, after)] += 1
+                before = after
+            clients.start()
+            assert clients.read() == "done", "the client cannot go on"
+            assert check(folder) == (NUM_ROUNDS, NUM_ROUNDS)
+    return hits
+
+
+def _moment(before: tuple[int, int], after: tuple[int, int]) -> str:
+    if after == before:
+        return "nothing in between"
+    return "between reserve and commit" if after[0] > after[1] else "after a commit"
+
+
+def test_12_kills_of_clients(tiny_bert: Path, tmp_path: Path) -> None:
+    kill_again_and_again(tiny_bert, tmp_path, num_kills=12, seed=1)
+
+
+@pytest.mark.slow
+def test_200_kills_of_clients(tiny_bert: Path, tmp_path: Path) -> None:
+    hits = kill_again_and_again(tiny_bert, tmp_path, num_kills=200, seed=2)
+    assert len(hits) == 3, hits
+    assert all(count >= 5 for count in hits.values()), hits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("order", "found"),
+    [("late-commit", "not recorded"), ("late-reserve", "not paid for")],
+)
+def test_the_kills_find_what_comes_too_late(
+    tiny_bert: Path, tmp_path: Path, order: str, found: str
+) -> None:
+    with pytest.raises(AssertionError, match=found):
+        kill_again_and_again(tiny_bert, tmp_path, num_kills=60, seed=3, order=order)
