@@ -7,6 +7,13 @@ the server's log and audit log, under the same code.
 from dataclasses import dataclass
 from enum import Enum
 
+from fedpeft.errors import RemoteError
+
+CODE, REQUEST_ID = "fedpeft-code", "fedpeft-request-id"
+"""Keys of the trailing metadata: the entry's code, and what the server's log calls the request."""
+
+_LONGEST_DETAIL = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -25,6 +32,16 @@ class Problem:
 
 class Refused(Enum):
     """The catalogue."""
+
+    def error(self, detail: str = "") -> RemoteError:
+        """Returns the error that refuses a call in this way.
+
+        Args:
+            detail: For the caller: it may quote the request, never anything else. What cannot be
+                shown on one line is replaced, and what is very long is cut.
+        """
+        shown = "".join(c if c.isprintable() else "?" for c in detail[:_LONGEST_DETAIL])
+        return RemoteError(self.value.code, self.value.message.format(detail=shown))
 
     NOT_TRUSTED = Problem(
         code="not-trusted",
@@ -49,6 +66,17 @@ class Refused(Enum):
     INVALID = Problem(code="invalid", status="INVALID_ARGUMENT", message="{detail}")
     TOO_LARGE = Problem(
         code="too-large", status="RESOURCE_EXHAUSTED", message="too large: {detail}"
+    )
+    BUSY = Problem(
+        code="busy", status="RESOURCE_EXHAUSTED", message="{detail}; try again later"
+    )
+    UNKNOWN_METHOD = Problem(
+        code="unknown-method",
+        status="UNIMPLEMENTED",
+        message="this server does not know {detail}; upgrade the older side",
+    )
+    NO_SUCH_SERVICE = Problem(
+        code="no-such-service", status="NOT_FOUND", message="there is no service {detail}"
     )
     OLD_PROTOCOL = Problem(
         code="old-protocol",
