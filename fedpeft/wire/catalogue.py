@@ -67,9 +67,7 @@ class Refused(Enum):
     TOO_LARGE = Problem(
         code="too-large", status="RESOURCE_EXHAUSTED", message="too large: {detail}"
     )
-    BUSY = Problem(
-        code="busy", status="RESOURCE_EXHAUSTED", message="{detail}; try again later"
-    )
+    BUSY = Problem(code="busy", status="RESOURCE_EXHAUSTED", message="{detail}; try again later")
     UNKNOWN_METHOD = Problem(
         code="unknown-method",
         status="UNIMPLEMENTED",
