@@ -113,7 +113,7 @@ class RunEvent:
 
     Attributes:
         position: Counts from 1 within the run.
-        kind: One of `fedpeft.wire.run_events.EventKind`, or a newer one.
+        kind: One of `fedpeft_server.events.KINDS`, or one of a newer server.
         round: None where it belongs to no round.
         client_id: None where it belongs to no client.
         body: What belongs to the kind.

@@ -109,7 +109,12 @@ class Refused(Enum):
     DATABASE_DOWN = Problem(
         code="database-down",
         status="UNAVAILABLE",
-        message="the server cannot reach its database; nothing was changed; try again",
+        message="the server cannot reach what it keeps its records in; try again",
+    )
+    DAMAGED = Problem(
+        code="damaged",
+        status="DATA_LOSS",
+        message="what the server kept was altered or lost; tell its operator{detail}",
     )
     SHUTTING_DOWN = Problem(
         code="shutting-down", status="UNAVAILABLE", message="the server is stopping; try again"

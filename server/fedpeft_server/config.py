@@ -233,7 +233,7 @@ def write_server_config(folder: Path) -> Path:
 
 def _commented() -> Iterator[str]:
     """The lines of the file: defaults are commented out, so that newer ones take effect."""
-    yield "# A fedpeft server. Lines that begin with #! are defaults; take the #! off to change one."
+    yield "# A fedpeft server. Lines that begin with #! are defaults; remove the #! to change one."
     yield "# Relative paths are taken from the folder of this file."
     for name, section in ServerConfig.model_fields.items():
         kind = section.annotation

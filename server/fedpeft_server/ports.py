@@ -3,50 +3,42 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from fedpeft_server.records import RunRecord
 
-class Engine(Protocol):
-    """Brings runs forward. Every method returns soon and may be called from any thread.
 
-    The engine writes a run's status and its events, and the last event before the status that ends
-    the run, so that whoever watches sees it.
-    """
+class RunEngine(Protocol):
+    """Brings runs forward; it alone changes their status. `engine.Engine` is one."""
 
-    def start(self) -> None:
-        """Takes up every stored run that has not ended."""
+    def start(self, run_id: str) -> None:
+        """Begins a run that is in the database; again it changes nothing."""
 
-    def submit(self, run_id: str) -> None:
-        """Takes up a run that was stored as submitted; again it changes nothing."""
-
-    def stop(self, run_id: str, reason: str) -> None:
-        """Gives up the open round; the run's status says `stopped` when this returns.
+    def stop(self, run_id: str, reason: str) -> RunRecord:
+        """Stops a run where it can be resumed.
 
         Raises:
-            WrongStateError: If the run has ended.
+            WrongStateError: If it is not under way.
         """
 
-    def resume(self, run_id: str) -> None:
-        """Goes on with the open round of a stopped or failed run.
+    def resume(self, run_id: str) -> RunRecord:
+        """Goes on with a run that was stopped or failed.
 
         Raises:
-            WrongStateError: If the run is neither.
+            WrongStateError: If it was neither.
         """
 
-    def shutdown(self) -> None:
-        """Leaves every run where it is, to be taken up by the next start."""
 
+class ClientNodes(Protocol):
+    """Knows which nodes may connect, and which are connected. `nodes.Nodes` is one."""
 
-class NodeRegistrar(Protocol):
-    """Knows which nodes may connect and which are connected; `fleet.Fleet` is one."""
-
-    def register(self, public_key: bytes) -> int:
-        """Lets the holder of a key connect; returns the node's id, the same for the same key.
+    def register(self, client_id: str, public_key: bytes) -> None:
+        """Lets a client connect with this key alone.
 
         Raises:
-            IdentityError: If it is no key for a node, or was unregistered before.
+            IdentityError: If the key cannot be used.
         """
 
-    def unregister(self, node_id: int) -> None:
-        """Lets a node no longer connect, from its next request on."""
+    def unregister(self, client_id: str) -> None:
+        """Lets a client no longer connect, also where it is connected now."""
 
-    def online(self) -> Mapping[int, object]:
-        """Returns the nodes that are connected now."""
+    def online(self) -> Mapping[str, object]:
+        """Returns the clients that are connected now."""

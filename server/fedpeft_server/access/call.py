@@ -1,5 +1,6 @@
 """One call, as a service sees it: who asks, and whether it still may."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ class Call:
         method: Its path.
         request_id: What the log and the audit log call it; the caller is told.
         caller: Whoever was let in.
-        is_active: Whether somebody still waits for the answer.
+        gone: Set when nobody waits for the answer any more.
         recheck: Raises a refusal if the caller would no longer be let in.
         subject: What it is about: a run, a client, an adapter.
         details: What else the log says of it.
@@ -26,7 +27,7 @@ class Call:
     method: str
     request_id: str
     caller: Identity
-    is_active: Callable[[], bool]
+    gone: threading.Event
     recheck: Callable[[], None]
     subject: str = ""
     details: dict[str, Any] = field(default_factory=dict)
@@ -35,6 +36,14 @@ class Call:
         """Says what the call is about, for the logs."""
         self.subject = subject
         self.details |= details
+
+    def is_active(self) -> bool:
+        """Returns whether somebody still waits for the answer."""
+        return not self.gone.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Waits, unless nobody waits for the answer any more."""
+        self.gone.wait(seconds)
 
     @property
     def sees_all_clients(self) -> bool:

@@ -1,8 +1,4 @@
-"""What a call must have to be let in; see `guard` for the order.
-
-The body is read after the roles were checked. gRPC takes any method as one that is sent a stream,
-so nobody makes the server hold a message that it will refuse anyway.
-"""
+"""What a call must have to be let in; see `guard` for the order."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +10,9 @@ import grpc
 from cryptography import x509
 from google.protobuf.message import DecodeError, Message
 
-from fedpeft.errors import IdentityError, RemoteError
+from fedpeft.errors import IdentityError, RemoteError, UnavailableError, VerificationError
 from fedpeft.identity.certificates import Identity
-from fedpeft.wire.catalogue import Refused
+from fedpeft.wire.catalogue import BY_CODE, Refused
 from fedpeft_server.access.limits import Rate
 from fedpeft_server.access.rules import RULES, Rule
 from fedpeft_server.access.signatures import SignatureCheck
@@ -102,9 +98,7 @@ class Door:
             raise Refused.SHUTTING_DOWN.error()
         self._trusted(visitor.certificate)
 
-    def receive(
-        self, requests: Iterator[bytes], context: grpc.ServicerContext, max_bytes_note: str = ""
-    ) -> bytes:
+    def receive(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """Returns the one message of a call.
 
         Raises:
@@ -173,13 +167,12 @@ def subject_of(rule: Rule, request: Message) -> str:
 
 def refusal_for(error: Exception) -> RemoteError | None:
     """Returns the refusal that an error means; None for one that nobody has thought of."""
-    from fedpeft.errors import UnavailableError
-    from fedpeft.wire.catalogue import BY_CODE
-
     if isinstance(error, RemoteError) and error.code in BY_CODE:
         return error
     if isinstance(error, UnavailableError):
         return Refused.DATABASE_DOWN.error()
+    if isinstance(error, VerificationError):
+        return Refused.DAMAGED.error()
     return None
 
 

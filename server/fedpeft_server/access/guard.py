@@ -14,10 +14,14 @@ and, where it changes something,
 6. be signed over its bytes, for this server, just now and never before,
 7. not be one too many, and leave an entry in the audit log first.
 
-Whatever goes wrong leaves as an entry of `fedpeft.wire.catalogue`: nothing else in this package ends
-a call. What gRPC refuses by itself, before there is a call to look at, is in docs/server.md.
+The body is read after the roles were checked: gRPC takes any method as one that is sent a stream,
+so nobody makes the server hold a message that it will refuse anyway.
+
+Whatever goes wrong leaves as an entry of `fedpeft.wire.catalogue`; nothing else ends a call. What
+gRPC refuses by itself, before there is a call to look at, is in docs/server.md.
 """
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -132,7 +136,7 @@ class Guard(grpc.ServerInterceptor):
         except (GeneratorExit, grpc.RpcError):
             outcome = CANCELLED
             raise
-        except Exception as error:  # noqa: BLE001 - nothing of it may reach the caller
+        except Exception as error:
             refusal = refusal_for(error)
             if refusal is None:
                 refusal = Refused.INTERNAL.error(account.request_id)
@@ -162,7 +166,7 @@ class Guard(grpc.ServerInterceptor):
             method=target.method,
             request_id=account.request_id,
             caller=identity,
-            is_active=context.is_active,
+            gone=_gone(context),
             recheck=partial(self._door.recheck, visitor),
         )
         stack.enter_context(
@@ -200,6 +204,14 @@ class Guard(grpc.ServerInterceptor):
             self._trail.ended(*known)
         elif outcome in BY_CODE:
             self._trail.refused(*known)
+
+
+def _gone(context: grpc.ServicerContext) -> threading.Event:
+    """An event that is set when the call has ended, by whichever side."""
+    gone = threading.Event()
+    if not context.add_callback(gone.set):
+        gone.set()
+    return gone
 
 
 def _end(context: grpc.ServicerContext, refusal: RemoteError, request_id: str) -> None:

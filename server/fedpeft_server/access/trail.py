@@ -61,6 +61,6 @@ class AuditTrail:
             self._state.append_audit(actor, method, subject, outcome, detail)
         except FedpeftError as error:
             # The answer is already decided, and it is not the caller's fault.
-            _LOG.error(  # noqa: TRY400 - the reason is in the message
+            _LOG.error(
                 "audit entry lost", actor=actor, method=method, outcome=outcome, reason=str(error)
             )

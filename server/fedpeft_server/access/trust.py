@@ -1,8 +1,9 @@
-"""Whose certificate holds now; and the server's own. Both are read again when their files change."""
+"""Whose certificate holds now, and the server's own; files that change are read again."""
 
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -69,11 +70,9 @@ class ServerIdentity:
     def current(self) -> Credentials:
         """Returns what the files hold; while they are being replaced, what they held before."""
         with self._lock:
-            try:
+            # Half of a new pair is none: the old one is still good, and a later call reads again.
+            with suppress(IdentityError):
                 self._last = self._files.current()
-            except IdentityError:
-                # Half of the new pair: the old one is still good, and a later call reads again.
-                pass
             return self._last
 
     def is_called(self, host: str) -> bool:
@@ -84,8 +83,8 @@ class ServerIdentity:
         try:
             address = ip_address(host)
         except ValueError:
-            names_of_hosts = [name.lower() for name in names.value.get_values_for_type(x509.DNSName)]
-            return host in names_of_hosts or _wildcard(host) in names_of_hosts
+            hosts = [name.lower() for name in names.value.get_values_for_type(x509.DNSName)]
+            return host in hosts or _wildcard(host) in hosts
         return address in names.value.get_values_for_type(x509.IPAddress)
 
 
@@ -106,7 +105,7 @@ class _Reread(Generic[_T]):
     def current(self) -> _T:
         with self._lock:
             try:
-                stamp = [_stamp(os.stat(path)) for path in self._paths]
+                stamp = [_stamp(path.stat()) for path in self._paths]
             except OSError:
                 stamp = None
             if stamp is None or stamp != self._stamp or self._held is None:

@@ -9,8 +9,8 @@ from prometheus_client.registry import Collector
 
 from fedpeft.errors import UnavailableError
 from fedpeft.wire.catalogue import BY_CODE
+from fedpeft_server.ports import ClientNodes
 from fedpeft_server.records import RunStatus
-from fedpeft_server.roster import Roster
 from fedpeft_server.state import State
 
 _SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
@@ -46,9 +46,9 @@ class CallMetrics:
 class StateMetrics(Collector):
     """Reads runs, rounds and clients from the state of record whenever they are asked for."""
 
-    def __init__(self, state: State, roster: Roster) -> None:
+    def __init__(self, state: State, nodes: ClientNodes) -> None:
         """Takes what is read."""
-        self._state, self._roster = state, roster
+        self._state, self._nodes = state, nodes
 
     def collect(self) -> Iterator[Metric]:
         """Yields the metrics; while the database is down, only that it is."""
@@ -68,14 +68,13 @@ class StateMetrics(Collector):
         for status in RunStatus:
             runs.add_metric([status], by_status[status])
         yield runs
-        rounds = GaugeMetricFamily("fedpeft_rounds_finished", "Finished rounds", labels=["run_id"])
-        for run in found:
-            newest = self._state.newest_adapter(run.run_id)
-            rounds.add_metric([run.run_id], newest.round if newest else 0)
+        newest = [self._state.newest_adapter(run.run_id) for run in found]
+        rounds = GaugeMetricFamily("fedpeft_rounds_finished", "Finished rounds of all runs")
+        rounds.add_metric([], sum(adapter.round for adapter in newest if adapter is not None))
         yield rounds
         clients = self._state.clients()
         enrolled = GaugeMetricFamily("fedpeft_clients", "Clients", labels=["state"])
         enrolled.add_metric(["enrolled"], sum(client.revoked_at is None for client in clients))
         enrolled.add_metric(["revoked"], sum(client.revoked_at is not None for client in clients))
-        enrolled.add_metric(["online"], len(self._roster.online()))
+        enrolled.add_metric(["online"], len(self._nodes.online()))
         yield enrolled
