@@ -1,7 +1,9 @@
 """Settings and fixtures that all tests share."""
 
 import os
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,26 @@ def postgres_server() -> Iterator[postgres.Server]:
     """A PostgreSQL that runs; each test takes a schema of its own."""
     with postgres.server() as running:
         yield running
+
+
+@pytest.fixture
+def execute(location: str) -> Callable[..., list[tuple[object, ...]]]:
+    """Runs SQL behind the back of what is in `location`, as one who has the database can."""
+
+    def call(*statements: str) -> list[tuple[object, ...]]:
+        if "://" in location:
+            import psycopg
+
+            with closing(psycopg.connect(location)) as connection:
+                for statement in statements:
+                    cursor = connection.execute(statement)
+                rows = cursor.fetchall() if cursor.description else []
+                connection.commit()
+                return rows
+        with closing(sqlite3.connect(location)) as file:
+            for statement in statements:
+                found = file.execute(statement).fetchall()
+            file.commit()
+            return found
+
+    return call

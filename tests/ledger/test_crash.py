@@ -1,13 +1,6 @@
 """kill -9 at random moments, and several processes after the same last slice."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,33 +8,9 @@ import pytest
 from fedpeft.dp.accounting import epsilon
 from fedpeft.ledger import Ledger
 from tests.ledger.samples import DELTA, EVENT, rows
+from tests.processes import kill_a_child, read, running, write
 
-
-@contextmanager
-def worker(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.ledger.worker", *arguments],
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def read(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def write(process: "subprocess.Popen[str]", line: str) -> None:
-    assert process.stdin is not None
-    process.stdin.write(line + "\n")
-    process.stdin.flush()
+WORKER = "tests.ledger.worker"
 
 
 def kill_again_and_again(
@@ -55,27 +24,10 @@ def kill_again_and_again(
     with Ledger.open(location) as ledger:
         data = ledger.register(rows(0, 20))
         ledger.set_budget(data, epsilon=50.0, delta=DELTA)
-    with worker("nursery", location, data, str(released), order) as nursery:
+    with running(WORKER, "nursery", location, data, str(released), order) as nursery:
         assert read(nursery) == "ready"
         for kill in range(1, num_kills + 1):
-            write(nursery, "go")
-            lines, child = [], None
-            # The child's lines and its number, which its parent prints, come in any order.
-            target = dice.randint(1, 6)
-            while child is None or len(lines) < target:
-                line = read(nursery)
-                assert line, "the worker ended by itself"
-                if line.isdigit():
-                    child = int(line)
-                else:
-                    lines.append(line)
-            # A moment chosen at random within the next steps; nothing waits for it.
-            until = time.perf_counter() + dice.random() * 0.012
-            while time.perf_counter() < until:
-                pass
-            os.kill(child, signal.SIGKILL)
-            while (line := read(nursery)) != "dead":
-                lines.append(line)
+            lines = kill_a_child(nursery, dice, most_lines=6, within_s=0.012)
             hits[lines[-1]] += 1
 
             # What stands in the file, the torn last line included, may have been seen by others.
@@ -120,9 +72,9 @@ def test_processes_never_take_more_than_there_is(location: str) -> None:
         fits = ledger.remaining_events(data, EVENT)
         assert fits > 8
         with (
-            worker("race", location, data) as one,
-            worker("race", location, data) as two,
-            worker("race", location, data) as three,
+            running(WORKER, "race", location, data) as one,
+            running(WORKER, "race", location, data) as two,
+            running(WORKER, "race", location, data) as three,
         ):
             processes = (one, two, three)
 

@@ -5,7 +5,7 @@ how often it could.
 
 `nursery LOCATION DATA RELEASED ORDER` forks, for each line that it reads, a child that opens the
 ledger and works until it is killed: reserve, append to RELEASED, commit; a word on stdout after
-each step. It spares the children the start of an interpreter. ORDER `wrong` releases first.
+each step. ORDER `wrong` releases first.
 """
 
 import itertools
@@ -17,6 +17,7 @@ from fedpeft.dp.accounting import epsilon
 from fedpeft.errors import BudgetError
 from fedpeft.ledger import Ledger
 from tests.ledger.samples import DELTA, EVENT
+from tests.processes import nurse, say
 
 
 def race(location: str, data: str) -> None:
@@ -42,14 +43,8 @@ def nursery(location: str, data: str, released: str, order: str) -> None:
         epsilon([EVENT.repeated(count)], DELTA)
     with Ledger.open(location) as ledger:
         ledger.verify()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            work(location, data, released, order)
-        print(child, flush=True)
-        os.waitpid(child, 0)
-        print("dead", flush=True)
+    for _ in nurse():
+        work(location, data, released, order)
 
 
 def work(location: str, data: str, released: str, order: str) -> None:
@@ -71,10 +66,6 @@ def release(what: str, released: str) -> None:
     os.write(file, what.encode() + b"\n")
     os.fsync(file)
     os.close(file)
-
-
-def say(word: str) -> None:
-    os.write(sys.stdout.fileno(), word.encode() + b"\n")
 
 
 if __name__ == "__main__":
