@@ -55,7 +55,7 @@ class _Target:
 
     method: str
     metadata: Mapping[str, str | bytes]
-    handler: grpc.RpcMethodHandler[Any, Any] | None
+    handler: "grpc.RpcMethodHandler[Any, Any] | None"
 
 
 @dataclass(kw_only=True)
@@ -86,9 +86,9 @@ class Guard(grpc.ServerInterceptor):
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        continuation: "Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None]",
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
         """Returns a handler that gets raw bytes, after the head of the call and before its body."""
         handler = continuation(handler_call_details)
         target = _Target(
