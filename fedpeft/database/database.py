@@ -44,6 +44,7 @@ class Database:
         self.path, self.url = located(kind, location)
         self.name = str(self.path or (self.url and self.url.render_as_string(hide_password=True)))
         self._engine: Engine | None = None
+        self._closed = False
         self._pid = os.getpid()
         self._opening = threading.Lock()
         # Threads queue here: those that wait for SQLite's own lock may wait for ever.
@@ -77,32 +78,45 @@ class Database:
             self._turn.release()
 
     def close(self) -> None:
-        """Closes the connections that are not in use."""
-        if self._engine is not None:
-            # After a fork the connection is the parent's; to touch it would corrupt both.
-            self._engine.dispose(close=self._pid == os.getpid())
-            self._engine = None
+        """Closes the connections, those in use when they are no longer; it stays closed."""
+        with self._opening:
+            self._closed = True
+            self._dispose()
 
     @contextmanager
     def _connected(self, *, write: bool = False) -> Iterator[Connection]:
-        with self._opened().connect() as plain:
-            connection = plain.execution_options(fedpeft_write=write)
-            if not self.path and not write:
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
-                if write and not self.path:
-                    lock = text("SELECT pg_advisory_xact_lock(:key)")
-                    connection.execute(lock, {"key": self.kind.lock_key})
-                yield connection
+        engine = self._opened()
+        pool = engine.pool
+        try:
+            with engine.connect() as plain:
+                connection = plain.execution_options(fedpeft_write=write)
+                if not self.path and not write:
+                    connection = connection.execution_options(isolation_level="REPEATABLE READ")
+                with connection.begin():
+                    if write and not self.path:
+                        lock = text("SELECT pg_advisory_xact_lock(:key)")
+                        connection.execute(lock, {"key": self.kind.lock_key})
+                    yield connection
+        finally:
+            if self._engine is not engine:  # closed meanwhile, without this connection
+                pool.dispose()
 
     def _opened(self) -> Engine:
         with self._opening:
+            if self._closed:
+                raise self.kind.unavailable(f"the {self.kind.noun} {self.name} was closed")
             if self._pid != os.getpid():
-                self.close()
+                self._dispose()
                 self._pid = os.getpid()
             if self._engine is None:
                 self._engine = self._sqlite() if self.path else self._postgresql()
             return self._engine
+
+    def _dispose(self) -> None:
+        if self._engine is not None:
+            # After a fork the connection is the parent's; to touch it would corrupt both.
+            self._engine.dispose(close=self._pid == os.getpid())
+            self._engine = None
 
     def _sqlite(self) -> Engine:
         assert self.path is not None

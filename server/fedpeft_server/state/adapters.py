@@ -106,7 +106,7 @@ def add(connection: Connection, adapter: AdapterRecord, *, parent: AdapterRecord
             "version that it was made from"
         )
     position = following(connection, ADAPTERS.c.position)
-    connection.execute(insert(ADAPTERS).values(values(ADAPTERS, adapter), position=position))
+    connection.execute(insert(ADAPTERS).values(**values(ADAPTERS, adapter), position=position))
     key = (adapter.run_id, adapter.round)
     add_clients(connection, ADAPTER_PARTICIPANTS, key, adapter.participants)
 

@@ -50,7 +50,7 @@ def record(connection: Connection, budget: BudgetRecord) -> None:
     higher = connection.execute(query).one_or_none()
     connection.execute(
         insert(BUDGETS).values(
-            values(BUDGETS, budget),
+            **values(BUDGETS, budget),
             position=position,
             standing=position if higher is None else higher.position,
         )

@@ -98,7 +98,7 @@ class Clients(Store):
                 client = replace(client, enrolled_at=known.enrolled_at, last_seen=known.last_seen)
             client = replace(client, revoked_at=None)
             connection.execute(delete(CLIENTS).where(CLIENTS.c.client_id == client_id))
-            connection.execute(insert(CLIENTS).values(values(CLIENTS, client)))
+            connection.execute(insert(CLIENTS).values(**values(CLIENTS, client)))
             _add_certificate(connection, client, now)
         return client
 

@@ -50,7 +50,7 @@ class Events(Store):
                 client_id=client_id,
                 body=body,
             )
-            connection.execute(insert(EVENTS).values(values(EVENTS, event)))
+            connection.execute(insert(EVENTS).values(**values(EVENTS, event)))
         with self._news:
             self._num_news += 1
             self._news.notify_all()

@@ -47,7 +47,7 @@ class Rounds(Store):
                 )
             of_round = (UPDATES.c.run_id == update.run_id, UPDATES.c.round == update.round)
             position = following(connection, UPDATES.c.position, *of_round)
-            connection.execute(insert(UPDATES).values(values(UPDATES, update), position=position))
+            connection.execute(insert(UPDATES).values(**values(UPDATES, update), position=position))
             if budget is not None:
                 budgets.record(connection, budget)
         return True
@@ -108,7 +108,7 @@ class Rounds(Store):
                     f"adapter {adapter.digest[:12]} leaves out {min(left_out)}, who is in the "
                     "cohort of its round"
                 )
-            connection.execute(insert(ROUNDS).values(values(ROUNDS, round), run_id=run_id))
+            connection.execute(insert(ROUNDS).values(**values(ROUNDS, round), run_id=run_id))
             add_clients(connection, PARTICIPATION, (run_id, round.round), round.cohort)
             adapters.add(connection, adapter, parent=parent)
 

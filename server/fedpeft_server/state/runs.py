@@ -41,7 +41,7 @@ class Runs(Store):
                 raise WrongStateError(f"there is a run {run.run_id} already")
             connection.execute(
                 insert(RUNS).values(
-                    values(RUNS, run),
+                    **values(RUNS, run),
                     position=following(connection, RUNS.c.position),
                     submitter=submitter,
                     idempotency_key=idempotency_key,
