@@ -88,7 +88,9 @@ class Refused(Enum):
         code="no-such-client", status="NOT_FOUND", message="there is no client {detail}"
     )
     NO_SUCH_ADAPTER = Problem(
-        code="no-such-adapter", status="NOT_FOUND", message="there is no one adapter {detail}"
+        code="no-such-adapter",
+        status="NOT_FOUND",
+        message="no adapter, or several, begin with {detail}",
     )
     NOT_EXPORTED = Problem(
         code="not-exported",
