@@ -119,7 +119,7 @@ def show(
         print_table(("client", "rows", "noise multiplier", "rounds", "ε spent"), rows)
     if found.rounds:
         typer.echo()
-        rows = [
+        lines = [
             (
                 str(entry.round),
                 ", ".join(f"{name} {text.metric(name, x)}" for name, x in entry.metrics.items()),
@@ -130,7 +130,7 @@ def show(
             )
             for entry in found.rounds
         ]
-        print_table(("round", "held-out rows", "updates", "missing", "took", "adapter"), rows)
+        print_table(("round", "held-out rows", "updates", "missing", "took", "adapter"), lines)
 
 
 @app.command()

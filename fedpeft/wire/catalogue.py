@@ -90,7 +90,7 @@ class Refused(Enum):
     NO_SUCH_ADAPTER = Problem(
         code="no-such-adapter",
         status="NOT_FOUND",
-        message="no adapter, or several, begin with {detail}",
+        message="there is no adapter, or more than one, whose digest begins with {detail}",
     )
     NOT_EXPORTED = Problem(
         code="not-exported",
