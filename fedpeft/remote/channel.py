@@ -1,6 +1,7 @@
 """A connection in which every request is signed over the bytes that are sent."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -77,7 +78,11 @@ class SigningChannel:
         def call(request: Any, timeout: float | None = None) -> Any:
             body = serialize(request)
             signature = RequestSignature.make(
-                self._key, method=method, audience=self._audience, request=body
+                self._key,
+                method=method,
+                audience=self._audience,
+                request=body,
+                now=datetime.now(UTC),
             )
             return send(body, timeout=timeout, metadata=signature.to_metadata())
 

@@ -55,11 +55,17 @@ class RequestSignature:
 
     @classmethod
     def make(
-        cls, key: ec.EllipticCurvePrivateKey, *, method: str, audience: str, request: bytes
+        cls,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        method: str,
+        audience: str,
+        request: bytes,
+        now: datetime,
     ) -> "RequestSignature":
-        """Signs a request, with a nonce of its own and the time of now."""
+        """Signs a request, with a nonce of its own."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        time_ms = int(datetime.now(UTC).timestamp() * 1000)
+        time_ms = int(now.timestamp() * 1000)
         audience = audience.lower()
         signed = _signed_bytes(method, audience, nonce, time_ms, request)
         return cls(

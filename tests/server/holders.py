@@ -6,13 +6,15 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedpeft.files import write_text
 from fedpeft.identity.authority import CERTIFICATE as CA_CERTIFICATE
 from fedpeft.identity.authority import KEY as CA_KEY
 from fedpeft.identity.authority import REVOKED, Authority
+from fedpeft.identity.certificates import roles_of
 from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE, KEY, REQUEST, Credentials
-from fedpeft.identity.keys import new_key, read_key, write_request
+from fedpeft.identity.keys import common_name, new_key, read_key, write_request
 from fedpeft.identity.roles import Role
 
 LOCAL = ("localhost", "127.0.0.1")
@@ -42,11 +44,35 @@ class Holders:
         write_text(folder / AUTHORITY, (self.ca / CA_CERTIFICATE).read_text())
         return folder
 
+    def issue_without_roles(self, name: str, role: Role | None = None) -> Path:
+        """As an authority of one's own might: for callers, with no role or an odd one."""
+        folder = self.folder / name
+        key = new_key(folder / KEY)
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(common_name(name))
+            .issuer_name(self.authority.certificate.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(minutes=1))
+            .not_valid_after(now + timedelta(days=1))
+        )
+        if role is not None:
+            names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(role.uri)])
+            builder = builder.add_extension(names, critical=False)
+        _write(folder / CERTIFICATE, builder.sign(read_key(self.ca / CA_KEY), hashes.SHA256()))
+        write_text(folder / AUTHORITY, (self.ca / CA_CERTIFICATE).read_text())
+        return folder
+
     def server(self) -> Path:
         return self.issue("coordinator", Role.SERVER, hosts=LOCAL)
 
     def of(self, name: str) -> Credentials:
         return Credentials.in_folder(self.folder / name)
+
+    def roles(self, name: str) -> frozenset[Role]:
+        return roles_of(self.of(name).certificate)
 
     def serial(self, name: str) -> str:
         return f"{self.of(name).certificate.serial_number:x}"
@@ -65,7 +91,8 @@ class Holders:
             not_valid_after=now - timedelta(days=1),
             extensions=list(held.extensions),
         )
-        signed = builder.sign(read_key(self.ca / CA_KEY), hashes.SHA256())
-        from cryptography.hazmat.primitives.serialization import Encoding
+        _write(path, builder.sign(read_key(self.ca / CA_KEY), hashes.SHA256()))
 
-        path.write_bytes(signed.public_bytes(Encoding.PEM))
+
+def _write(path: Path, certificate: x509.Certificate) -> None:
+    path.write_bytes(certificate.public_bytes(Encoding.PEM))

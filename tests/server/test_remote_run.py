@@ -157,9 +157,7 @@ def test_without_a_quorum_a_run_fails_and_can_be_resumed(
 def test_the_first_updates_end_an_over_selected_round(
     federation: LocalFederation, tiny_bert: Path
 ) -> None:
-    config = simulated_config(
-        federation, tiny_bert, PRIVATE, num_rounds=1, clients_per_round=2
-    )
+    config = simulated_config(federation, tiny_bert, PRIVATE, num_rounds=1, clients_per_round=2)
     run_id = federation.submit(remote_config(config, num_clients=3, over_selection=1))
 
     with federation.coordinator() as (engine, state):
