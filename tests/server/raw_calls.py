@@ -45,8 +45,12 @@ def channel(rig: Rig, name: str) -> Iterator[grpc.Channel]:
 def send(
     opened: grpc.Channel, path: str, body: bytes, metadata: Metadata = (), **settings: Any
 ) -> Outcome:
-    """Calls a method; a refusal must be one of the catalogue, with its status and its words."""
-    call = opened.unary_stream(path)(body, metadata=metadata, timeout=20, **settings)
+    """Calls a method, whatever it answers with."""
+    return finished(opened.unary_stream(path)(body, metadata=metadata, timeout=20, **settings))
+
+
+def finished(call: Any) -> Outcome:
+    """How a call ends; a refusal must be one of the catalogue, with its status and its words."""
     try:
         answers = tuple(call)
     except grpc.RpcError:

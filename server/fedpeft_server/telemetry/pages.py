@@ -56,7 +56,9 @@ class Pages:
                 f"listen.metrics_port: {host}:{port} cannot be bound ({error.strerror})"
             ) from error
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="pages")
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="pages"
+        )
 
     @property
     def port(self) -> int:
