@@ -239,7 +239,7 @@ class AuditEntry:
         actor: Name in the caller's certificate; empty where there was none to be trusted.
         action: What was asked for.
         subject: A run, a client, an adapter; empty where it was about none.
-        outcome: "begun", "ok", or a code of `fedpeft.wire.catalogue`.
+        outcome: "begun", "ok", "unreceived", or a code of `fedpeft.wire.catalogue`.
         previous: Hash of the entry before.
         hash: Of this one.
         text: The entry as it was hashed.

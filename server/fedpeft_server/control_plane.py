@@ -88,7 +88,6 @@ class ControlPlane:
                 is_called=about.identity.is_called, use_nonce=state.use_nonce
             ),
             changes=Rate(burst=_FIRST_CHANGES, per_minute=limits.changes_per_minute),
-            max_message_bytes=limits.max_message_bytes,
         )
         guard = Guard(
             door=self._door,

@@ -46,7 +46,6 @@ class Door:
         is_revoked: Callable[[Identity], bool],
         signatures: SignatureCheck,
         changes: Rate,
-        max_message_bytes: int,
     ) -> None:
         """Takes what is asked about a caller.
 
@@ -55,11 +54,9 @@ class Door:
             is_revoked: Whether a holder was revoked as a client.
             signatures: Of requests that change something.
             changes: How many of those a caller may make.
-            max_message_bytes: For the message that says so; gRPC itself refuses larger ones.
         """
         self._trust, self._is_revoked = trust, is_revoked
         self._signatures, self._changes = signatures, changes
-        self._max_message_bytes = max_message_bytes
         self._closing = threading.Event()
 
     def close(self) -> None:
@@ -98,21 +95,17 @@ class Door:
             raise Refused.SHUTTING_DOWN.error()
         self._trusted(visitor.certificate)
 
-    def receive(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    def receive(self, requests: Iterator[bytes]) -> bytes | None:
         """Returns the one message of a call.
 
-        Raises:
-            RemoteError: `too-large`, or `invalid` where there is none.
-            grpc.RpcError: If the caller has gone.
+        Returns:
+            None where no message came: gRPC refused it, as too large or as compressed, or the
+            caller sent none, or went away. It does not say which.
         """
         try:
             return next(requests)
-        except StopIteration:
-            # Where gRPC refused the message it has ended the call already, with its own words.
-            if context.is_active():
-                raise Refused.INVALID.error("expected one message, got none") from None
-            limit = f"at most {self._max_message_bytes} bytes are taken"
-            raise Refused.TOO_LARGE.error(limit) from None
+        except (StopIteration, grpc.RpcError):
+            return None
 
     def check_change(
         self,

@@ -44,6 +44,8 @@ from fedpeft_server.telemetry.metrics import CallMetrics
 
 CANCELLED = "cancelled"
 """Outcome of a call whose caller did not wait for the answer."""
+UNRECEIVED = "unreceived"
+"""Outcome of a call without a message: gRPC refused it, or the caller gave it up half-way."""
 
 _LOG = structlog.get_logger("calls")
 _LONGEST_METHOD = 100
@@ -72,6 +74,10 @@ class _Account:
     @property
     def subject(self) -> str:
         return self.call.subject if self.call else ""
+
+
+class _UnreceivedError(Exception):
+    """A call without a message."""
 
 
 class Guard(grpc.ServerInterceptor):
@@ -133,6 +139,9 @@ class Guard(grpc.ServerInterceptor):
         try:
             with ExitStack() as stack:
                 yield self._admit(target, requests, context, account, stack)
+        except _UnreceivedError:
+            # Where gRPC has ended the call already, nobody hears this.
+            outcome, refusal = UNRECEIVED, Refused.INVALID.error("no message came that is taken")
         except (GeneratorExit, grpc.RpcError):
             outcome = CANCELLED
             raise
@@ -175,7 +184,9 @@ class Guard(grpc.ServerInterceptor):
         deserialize: Any = handler.request_deserializer
         if handler.request_streaming:
             return call, (parse(deserialize, raw) for raw in requests)
-        raw = self._door.receive(requests, context)
+        raw = self._door.receive(requests)
+        if raw is None:
+            raise _UnreceivedError
         if visitor.rule.mutates:
             self._door.check_change(visitor, target.method, target.metadata, raw)
         request = parse(deserialize, raw)
@@ -202,7 +213,7 @@ class Guard(grpc.ServerInterceptor):
         known = (account.caller, account.method, account.subject, outcome, account.request_id)
         if account.begun:
             self._trail.ended(*known)
-        elif outcome in BY_CODE:
+        elif outcome in BY_CODE or outcome == UNRECEIVED:
             self._trail.refused(*known)
 
 

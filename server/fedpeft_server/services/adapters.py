@@ -26,10 +26,12 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     ) -> adapters_pb2.ListAdaptersResponse:
         """Returns the versions of one run, or of all."""
         run_id = fields.run_id(request.run_id) if request.run_id else None
-        try:
-            found = self._state.adapters(run_id)
-        except NotFoundError as error:
-            raise Refused.NO_SUCH_RUN.error(str(run_id)) from error
+        if run_id is not None:
+            try:
+                self._state.run(run_id)
+            except NotFoundError as error:
+                raise Refused.NO_SUCH_RUN.error(run_id) from error
+        found = self._state.adapters(run_id)
         return adapters_pb2.ListAdaptersResponse(adapters=[translate.adapter(a) for a in found])
 
     def GetAdapter(

@@ -8,6 +8,7 @@ _RUN_ID = re.compile(r"[0-9a-f]{16}")
 _ADAPTER = re.compile(r"[0-9a-f]{8,64}")
 _SUFFIXES = ("", ".jsonl", ".csv", ".parquet")
 _LONGEST_NAME, _LONGEST_TEXT = 64, 500
+_LARGEST_POSITION = 2**53
 
 
 def run_id(value: str) -> str:
@@ -58,6 +59,11 @@ def suffix(value: str) -> str:
             f"held-out rows come as {', '.join(_SUFFIXES[1:])}, got {value[:20]!r}"
         )
     return value
+
+
+def position(value: int) -> int:
+    """Returns a position after which something is asked for; no log is longer."""
+    return between("after", value, 0, _LARGEST_POSITION)
 
 
 def between(name: str, value: int, least: int, most: int) -> int:

@@ -82,7 +82,7 @@ class RunsService(runs_pb2_grpc.RunsServicer):
     ) -> Iterator[runs_pb2.RunEvent]:
         """Yields past events, then new ones, until the run has ended."""
         run = self._found(request.run_id, call)
-        for event in watch(self._state, run.run_id, request.after, call):
+        for event in watch(self._state, run.run_id, fields.position(request.after), call):
             if event.client_id is None or call.may_see(event.client_id):
                 yield translate.event(event)
 

@@ -41,7 +41,7 @@ class ServerService(server_pb2_grpc.ServerServicer):
         """Returns a page of the audit log."""
         limit = fields.between("limit", request.limit, 1, _LARGEST_PAGE)
         try:
-            found = self._state.audit(request.after, limit)
+            found = self._state.audit(fields.position(request.after), limit)
         except VerificationError as error:
             raise Refused.DAMAGED.error(f": {error}") from error
         return server_pb2.ListAuditResponse(entries=[translate.audit_entry(e) for e in found])
