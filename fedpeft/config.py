@@ -76,6 +76,17 @@ class RunConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _noise_fits_the_sum(self) -> Self:
+        privacy, combine = self.privacy, self.federation.combine
+        if privacy.enabled and privacy.mechanism == "client-level" and combine != "weighted-mean":
+            raise ValueError(
+                f"federation.combine = '{combine}' cannot be private at client level: the noise "
+                "fits the sum of clipped updates and nothing else; use 'weighted-mean', whose "
+                "clients privacy.l2_clip_norm already bounds, or mechanism 'dp-sgd'"
+            )
+        return self
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads and validates a configuration.

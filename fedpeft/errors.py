@@ -7,6 +7,8 @@
     │   ├── ModelError        a base model, a tokenizer, a module pattern
     │   ├── AdapterError      an adapter's tensors, shapes or files
     │   ├── IdentityError     a key, a certificate, a role or a request for one
+    │   │   ├── EnrolmentError a key that the server does not know, or no longer
+    │   │   └── ReplacedError a key that another process uses now
     │   ├── LedgerError       a budget ledger's file, database or entries
     │   ├── PolicyError       what a client's own policy does not allow
     │   ├── ProtocolError     a message that another machine should not have sent
@@ -15,6 +17,7 @@
     ├── VerificationError     a finished result failed its own check    exit code 3
     ├── RemoteError           a server refused, with a code             exit code 4
     ├── UnavailableError      a server or database cannot be reached    exit code 5
+    │   └── TransportError    or does not answer as agreed
     ├── QuorumError           a round without the updates it needs      exit code 1
     ├── WorkerLostError       a process that worked for us ended        exit code 1
     └── DivergedError         training gave NaN or infinite values      exit code 1
@@ -53,6 +56,14 @@ class AdapterError(InputError):
 
 class IdentityError(InputError):
     """A key, certificate, role or request for one cannot be used."""
+
+
+class EnrolmentError(IdentityError):
+    """The server does not know this key, or no longer: enrol, or ask its operator."""
+
+
+class ReplacedError(IdentityError):
+    """Another process connected with the same key and took this one's place."""
 
 
 class LedgerError(InputError):
@@ -104,6 +115,10 @@ class UnavailableError(FedpeftError):
     """A server or its database cannot be reached; nothing is known to have happened."""
 
     exit_code = 5
+
+
+class TransportError(UnavailableError):
+    """The other side cannot be reached, or does not answer as agreed."""
 
 
 class WorkerLostError(FedpeftError):

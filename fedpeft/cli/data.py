@@ -1,13 +1,17 @@
 """`fedpeft data`: the generated data set, and who would hold which rows."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedpeft.config import load_config
 from fedpeft.errors import DataError
+
+if TYPE_CHECKING:
+    from fedpeft.models.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Generate data and look at partitions.")
 
@@ -17,19 +21,10 @@ def synth(
     directory: Annotated[Path, typer.Argument(help="Folder for train.jsonl and test.jsonl.")],
 ) -> None:
     """Write the generated service messages as JSONL; no real person or message is in them."""
-    from fedpeft.files import write_text
     from fedpeft.models.sources import read_table
 
-    directory.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "test"):
-        path = directory / f"{split}.jsonl"
-        if path.exists():
-            raise DataError(f"{path} exists; name another folder")
-        table = read_table(f"synthetic:messages/{split}", [])
-        rows = zip(*table.columns.values(), strict=True)
-        lines = [json.dumps(dict(zip(table.columns, row, strict=True))) for row in rows]
-        write_text(path, "\n".join(lines) + "\n")
-        typer.echo(f"{path}: {table.num_rows} rows")
+    splits = ("train", "test")
+    _write({split: read_table(f"synthetic:messages/{split}", []) for split in splits}, directory)
 
 
 @app.command()
@@ -41,6 +36,10 @@ def partition(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Also draw it: .svg, .png or .pdf.")
     ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="FOLDER", help="Also write each client's rows there."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Client → label → rows.")] = False,
 ) -> None:
     """Show how many rows of which label each client would hold; trains nothing."""
@@ -50,6 +49,8 @@ def partition(
 
     rows = read_and_partition(run.model, run.data, run.federation)
     histogram = rows.histogram(run.data.label_column)
+    if write is not None:
+        _write({client: rows.train.take(part) for client, part in rows.parts.items()}, write)
     if plot is not None:
         from fedpeft.report.plots import partition_figure, save_figure
 
@@ -68,3 +69,18 @@ def partition(
         share = f"{counts[largest] / total:.0%} {largest}"
         table.add_row(Text(client), str(total), str(held), Text(share))
     Console().print(table)
+
+
+def _write(tables: "Mapping[str, Table]", directory: Path) -> None:
+    """Writes each table as JSONL where there is no such file yet; says what on standard error."""
+    from fedpeft.files import write_text
+
+    paths = {name: directory / f"{name}.jsonl" for name in tables}
+    for path in paths.values():
+        if path.exists():
+            raise DataError(f"{path} exists; name another folder")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        lines = [json.dumps(dict(record)) for record in table.records()]
+        write_text(paths[name], "\n".join(lines) + "\n")
+        typer.echo(f"{paths[name]}: {table.num_rows} rows", err=True)

@@ -4,6 +4,12 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedpeft.federated.robustness import (
+    Combination,
+    check_combination,
+    check_num_updates,
+)
+
 
 class FederationConfig(BaseModel):
     """Who trains, how long, and how the updates become one adapter."""
@@ -33,7 +39,8 @@ class FederationConfig(BaseModel):
         default=None,
         ge=1,
         description="Remote clients: updates that a round needs. With fewer at its deadline the "
-        "same round begins again. Default: all of clients_per_round.",
+        "same round begins again. Default: half of those that it wants, rounded up, or what "
+        "combine needs.",
     )
     over_selection: int = Field(
         default=0,
@@ -99,6 +106,29 @@ class FederationConfig(BaseModel):
         description="Public weight of a client in the average: its number of rows, or one. Fixed "
         "before the run; no client can claim another one.",
     )
+    combine: Combination = Field(
+        default="weighted-mean",
+        description="How the updates of a round become one before the aggregator has them. "
+        "'weighted-mean': any one client can move it anywhere. 'norm-bound': the weighted mean of "
+        "updates clipped to max_update_norm. 'median', 'trimmed-mean': of each value on its own. "
+        "'multi-krum': the mean of the updates with the closest neighbours. The last three count "
+        "clients and need weighting = 'uniform'. None spends epsilon; docs/robust.md has what they "
+        "cost in accuracy. With client-level privacy: 'weighted-mean'.",
+    )
+    max_update_norm: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="For 'norm-bound': bound on the L2 norm, over all trained tensors, of what one "
+        "client changes in a round. Public; the noise of a private update counts as well.",
+    )
+    num_byzantine: int | None = Field(
+        default=None,
+        ge=1,
+        description="For 'trimmed-mean' and 'multi-krum': how many clients of one round may be "
+        "malicious, f. A round needs 2f + 1 updates, or 2f + 3 with 'multi-krum'; where fewer "
+        "come, the adapter stays as it is.",
+    )
     evaluate_every: int = Field(
         default=1, ge=1, description="Rounds between evaluations; the last round always is."
     )
@@ -126,6 +156,13 @@ class FederationConfig(BaseModel):
                 f"clients_per_round ({self.clients_per_round}) is larger than num_clients "
                 f"({self.num_clients})"
             )
+        check_combination(
+            self.combine,
+            max_update_norm=self.max_update_norm,
+            num_byzantine=self.num_byzantine,
+            weighting=self.weighting,
+            num_updates=self.clients_per_round or self.num_clients,
+        )
         return self
 
     def _check_remote(self) -> None:
@@ -134,5 +171,7 @@ class FederationConfig(BaseModel):
         cohort = self.clients_per_round
         if self.quorum is not None and cohort is not None and self.quorum > cohort:
             raise ValueError(f"quorum ({self.quorum}) is larger than clients_per_round ({cohort})")
+        if self.quorum is not None:
+            check_num_updates(self.combine, self.num_byzantine, self.quorum, "a quorum")
         if self.over_selection and cohort is None:
             raise ValueError("over_selection needs clients_per_round: without it all are asked")

@@ -17,6 +17,7 @@ from fedpeft.dp.events import PrivacyEvent
 from fedpeft.errors import VerificationError
 from fedpeft.federated.adapted_model import adapter_tensors
 from fedpeft.federated.aggregators import AGGREGATORS
+from fedpeft.federated.aggregators.combiners import combiner_for
 from fedpeft.federated.assembly import adapted_model, cross_talk, encode, needed_columns
 from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.export import compare_metrics, export_adapter, reload_and_score
@@ -37,11 +38,13 @@ class NextAdapter:
 
     Attributes:
         tensors: The adapter of the next round.
+        kept: How much of each update went in, in order; empty where nothing is ever left out.
         diagnostics: What the aggregator says of it, by name.
         update_norms: L2 norm of each update minus what it started from, in order.
     """
 
     tensors: Mapping[str, Tensor]
+    kept: tuple[float, ...]
     diagnostics: Mapping[str, float]
     update_norms: tuple[float, ...]
 
@@ -149,11 +152,13 @@ class Coordination:
             weights: Fixed public weights, in the same order.
 
         Raises:
-            AdapterError: If an update does not fit.
+            AdapterError: If an update does not fit, or there are too few for what combines them.
         """
-        made = self._aggregator.aggregate(tensors, updates, weights)
+        combiner = combiner_for(self._federation)
+        made = self._aggregator.aggregate(tensors, updates, weights, combiner)
         return NextAdapter(
             tensors=made.tensors,
+            kept=made.kept,
             diagnostics=made.diagnostics,
             update_norms=tuple(distance(update, tensors) for update in updates),
         )

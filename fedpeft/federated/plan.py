@@ -13,6 +13,7 @@ from fedpeft.dp.events import PrivacyEvent
 from fedpeft.dp.mechanism import DpSgdConfig
 from fedpeft.errors import ConfigError, DataError, PrivacyError
 from fedpeft.federated.config import FederationConfig
+from fedpeft.federated.robustness import check_num_updates
 from fedpeft.types import derive_seed
 
 
@@ -94,7 +95,8 @@ def plan_run(
 
     Raises:
         DataError: If a client has no rows.
-        ConfigError: If the cohort is larger than the federation.
+        ConfigError: If the cohort is larger than the federation, or too small for what is to
+            combine its updates.
         PrivacyError: If delta is not below 1/n of some client, or a budget cannot be met.
     """
     for client_id, count in num_examples.items():
@@ -147,6 +149,10 @@ def _draw_cohorts(
             f"clients_per_round is {federation.clients_per_round}{more}, but the federation has "
             f"{len(client_ids)} clients"
         )
+    try:
+        check_num_updates(federation.combine, federation.num_byzantine, size, "a cohort")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return tuple(
         tuple(
             sorted(

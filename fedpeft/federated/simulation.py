@@ -18,6 +18,7 @@ from fedpeft.errors import BudgetError, ConfigError, VerificationError
 from fedpeft.federated.accounts import Accounts, Statement, open_accounts
 from fedpeft.federated.adapted_model import AdaptedModel, adapter_tensors
 from fedpeft.federated.aggregators import AGGREGATORS
+from fedpeft.federated.aggregators.combiners import combiner_for
 from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.coordination import distance
 from fedpeft.federated.local_training import LocalResult
@@ -126,6 +127,7 @@ class Simulation:
 
     def _run(self) -> None:
         self.aggregator = AGGREGATORS[self.federation.aggregator]
+        self.combiner = combiner_for(self.federation)
         self.model.set_trainable(self.aggregator.trained_factors)
         self._restore()
         if self._accounts is not None:
@@ -171,21 +173,23 @@ class Simulation:
             self._drop_diverged(round_number, updates)
         else:
             self._note_diverged(round_number, updates)
+        self._drop_too_few(round_number, updates)
         if updates:
             sent = [result.tensors for result in updates.values()]
             if self.plan.client_level is None:
                 released, weights = sent, [self.plan.clients[c].weight for c in updates]
             else:
                 released, weights = [self._noised_mean(round_number, paid)], [1.0]
-            aggregate = self.aggregator.aggregate(self.tensors, released, weights)
+            aggregate = self.aggregator.aggregate(self.tensors, released, weights, self.combiner)
             diagnostics = dict(aggregate.diagnostics)
+            kept = zip(updates, aggregate.kept, strict=True) if aggregate.kept else ()
+            diagnostics |= {f"share_kept_of_{client_id}": share for client_id, share in kept}
             norms = {
                 client_id: distance(r.tensors, self.tensors) for client_id, r in updates.items()
             }
             downlink_bytes = len(updates) * size_bytes(self.tensors)
             self.tensors = dict(aggregate.tensors)
         else:
-            self._note(f"round {round_number}: no update to aggregate; the adapter is unchanged")
             sent, diagnostics, norms, downlink_bytes = [], {}, {}, 0
         for client_id, result in updates.items():
             self.num_nonfinite[client_id] += result.num_nonfinite
@@ -331,6 +335,14 @@ class Simulation:
                 f"round {round_number}: the update of {client_id} holds NaN or infinite values "
                 "and is left out; lower learning_rate"
             )
+
+    def _drop_too_few(self, round_number: int, updates: dict[str, LocalResult]) -> None:
+        """Nobody's update counts where too few came to tell the malicious ones from the others."""
+        needed = self.combiner.min_num_updates
+        if len(updates) < needed:
+            came = f"only {len(updates)} of {needed} updates" if updates else "no update"
+            self._note(f"round {round_number}: {came} to aggregate; the adapter is unchanged")
+            updates.clear()
 
     def _note_diverged(self, round_number: int, updates: Mapping[str, LocalResult]) -> None:
         """With client-level privacy they count as zero: who is in a mean is public."""

@@ -58,6 +58,7 @@ class Engine:
         watch: Watch,
         max_runs: int = 4,
         num_simulation_workers: int = 2,
+        make_worker: Callable[..., WarmWorker] = WarmWorker,
     ) -> None:
         """Starts nothing yet.
 
@@ -70,11 +71,13 @@ class Engine:
             watch: Is told of every event.
             max_runs: At a time; others wait.
             num_simulation_workers: Ray actors of a simulated run.
+            make_worker: Makes the process of a run.
         """
         self._state, self._artifacts = state, artifacts
         self._correspondence, self._open_post = correspondence, open_post
         self._folder, self._watch = folder, watch
         self._num_simulation_workers = num_simulation_workers
+        self._make_worker = make_worker
         self._threads = ThreadPoolExecutor(max_runs, thread_name_prefix="run")
         self._lock = threading.Lock()
         self._active: dict[str, _Active] = {}
@@ -160,7 +163,7 @@ class Engine:
             if run.clients == "simulated":
                 if held_out is not None:
                     config["data"]["test"] = str(held_out)
-                worker = WarmWorker(
+                worker = self._make_worker(
                     partial(Simulator, config, folder / "run", self._num_simulation_workers),
                     name=f"simulation of run {run.run_id}",
                 )
@@ -173,7 +176,7 @@ class Engine:
                     partial(self._tell, run.run_id),
                 )
                 return
-            worker = WarmWorker(
+            worker = self._make_worker(
                 partial(RunMath, config, None if held_out is None else str(held_out)),
                 name=f"model of run {run.run_id}",
             )

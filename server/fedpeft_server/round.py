@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,6 +11,7 @@ from fedpeft.dp.events import DpSgdEvent
 from fedpeft.errors import IdentityError, PrivacyError, ProtocolError, QuorumError
 from fedpeft.federated import refusals
 from fedpeft.federated.messages import BudgetStatement, Refusal, RoundPlan, UpdateHeader
+from fedpeft.federated.robustness import min_num_updates
 from fedpeft.federated.terms import RunTerms
 from fedpeft_server import events
 from fedpeft_server.conversation import converse
@@ -59,7 +60,10 @@ class Round:
         self._plans = {c: self._plan_of(self._participants[c]) for c in self._cohort}
         federation = self._terms.federation
         self._wanted = min(federation.clients_per_round or len(self._cohort), len(self._cohort))
-        self._quorum = federation.quorum or (self._wanted + 1) // 2
+        self._quorum = max(
+            federation.quorum or (self._wanted + 1) // 2,
+            min_num_updates(federation.combine, federation.num_byzantine),
+        )
 
     def run(self) -> Adapter:
         """Takes the round to its end and returns the next adapter.
@@ -252,7 +256,7 @@ class Round:
             missing=missing,
             seconds=time.monotonic() - started,
             metrics=metrics,
-            diagnostics=made.diagnostics,
+            diagnostics=dict(made.diagnostics) | _kept(cohort, made),
             update_norms=dict(zip(cohort, made.update_norms, strict=True)),
             adapter=made.digest,
             uplink_bytes=start.update_bytes * len(chosen),
@@ -314,3 +318,8 @@ class Round:
             num_rounds=participant.num_rounds_planned,
             noise_multiplier=participant.noise_multiplier,
         )
+
+
+def _kept(cohort: Sequence[str], made: Aggregated) -> dict[str, float]:
+    kept = zip(cohort, made.kept, strict=True) if made.kept else ()
+    return {f"share_kept_of_{client_id}": share for client_id, share in kept}

@@ -46,6 +46,7 @@ class Aggregated:
 
     adapter: bytes
     digest: str
+    kept: tuple[float, ...]
     diagnostics: Mapping[str, float]
     update_norms: tuple[float, ...]
 
@@ -115,6 +116,7 @@ class RunMath:
         return Aggregated(
             adapter=to_blob(made.tensors),
             digest=tensor_digest(made.tensors),
+            kept=made.kept,
             diagnostics=made.diagnostics,
             update_norms=made.update_norms,
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedpeft.adapters.lora import lora_pairs
 from fedpeft.errors import AdapterError
 from fedpeft.federated.aggregators import AGGREGATORS, Aggregator
-from fedpeft.federated.aggregators.contract import normalised
+from fedpeft.federated.aggregators.updates import normalised
 from tests.tiny_models import equal_tensors
 
 RANK = 3

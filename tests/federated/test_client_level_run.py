@@ -63,10 +63,12 @@ def test_the_mean_is_clipped_and_divided_by_the_planned_cohort(
     class Spy:
         trained_factors = ffa.trained_factors
 
-        def aggregate(self, tensors: object, updates: list, weights: list[float]) -> object:
+        def aggregate(
+            self, tensors: object, updates: list, weights: list[float], *combiner: object
+        ) -> object:
             sent.append(updates)
             assert weights == [1.0]
-            return ffa.aggregate(tensors, updates, weights)
+            return ffa.aggregate(tensors, updates, weights, *combiner)
 
     monkeypatch.setitem(module.AGGREGATORS, "ffa-lora", Spy())
     quiet = {**CLIENT_LEVEL, "l2_clip_norm": 0.02, "target_epsilon": 1e7}

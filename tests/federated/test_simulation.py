@@ -353,9 +353,11 @@ def test_the_aggregate_uses_the_weights_of_the_plan(
     class Spy:
         trained_factors = ffa.trained_factors
 
-        def aggregate(self, tensors: object, updates: object, weights: list[float]) -> object:
+        def aggregate(
+            self, tensors: object, updates: object, weights: list[float], *combiner: object
+        ) -> object:
             given.append(weights)
-            return ffa.aggregate(tensors, updates, weights)
+            return ffa.aggregate(tensors, updates, weights, *combiner)
 
     monkeypatch.setitem(AGGREGATORS, "ffa-lora", Spy())
     found = small_run(

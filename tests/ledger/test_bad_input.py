@@ -1,6 +1,5 @@
 """What cannot work is refused with a reason, and nothing is changed."""
 
-import json
 import os
 import shutil
 import sqlite3
@@ -8,7 +7,6 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +16,7 @@ from fedpeft.ledger.database import Database
 from fedpeft.ledger.store import Store
 from fedpeft.ledger.tables import REVISIONS
 from tests.ledger.samples import DELTA, EVENT, rows
+from tests.sandbox import in_sandbox, on_small_disk
 
 
 @pytest.fixture
@@ -244,26 +243,6 @@ print(json.dumps(result))
 )
 
 
-def in_sandbox(setup: str, program: str, path: Path) -> dict[str, Any]:
-    """Runs a program where `setup` changed what is mounted; nobody else sees it."""
-    unshare = ["unshare", "--user", "--map-root-user", "--mount", "--"]
-    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"]).returncode != 0:
-        pytest.skip("no mount namespace is to be had here")
-    done = subprocess.run(
-        [*unshare, "sh", "-ec", setup + '\nexec "$PYTHON" -c "$PROGRAM" "$FILE"'],
-        env=os.environ
-        | {"PYTHON": sys.executable, "PROGRAM": program, "FILE": str(path)}
-        | {"FOLDER": str(path.parent)},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def test_a_read_only_disk(path: Path) -> None:
     with Ledger.open(path) as ledger:
         head = ledger.head()
@@ -292,10 +271,7 @@ def test_a_log_that_a_read_only_disk_keeps_from_being_read_is_not_ignored(path: 
 
 
 def test_a_full_disk(path: Path) -> None:
-    folder = path.parent / "small"
-    folder.mkdir()
-    mount = 'mount -t tmpfs -o size=2m tmpfs "$FOLDER"'
-    found = in_sandbox(mount, _FULL, folder / "ledger.db")
+    found = on_small_disk(_FULL, path.parent)
     assert found["filled"] == "No space left on device"
     for attempt in ("register", "create", "reserve"):
         assert "has no room on its disk" in str(found[attempt]), (attempt, found[attempt])
@@ -303,7 +279,7 @@ def test_a_full_disk(path: Path) -> None:
     recorded, returned = found["events"]
     assert recorded == returned  # what was refused does not count
     assert found["after"] == returned + 1
-    assert found["files"] == ["ledger.db"]
+    assert found["files"] == ["file.db"]
 
 
 def test_a_file_that_lost_its_write_permission(path: Path) -> None:

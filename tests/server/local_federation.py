@@ -1,6 +1,6 @@
-"""A coordinator's engine and real clients in one process; only the transport between them is left out.
+"""A coordinator's engine and real clients in one process; only the transport is left out.
 
-Letters are signed and checked, rows are trained on, ledgers are charged, updates are stored: as in a
+Letters are signed and checked, rows trained on, ledgers charged, updates stored: as in a
 federation of many machines.
 """
 
@@ -27,6 +27,7 @@ from fedpeft.identity.keys import new_key, read_key, write_request
 from fedpeft.identity.roles import Role
 from fedpeft.registry.artifacts import ArtifactStore
 from fedpeft.types import derive_seed
+from fedpeft.warm_worker import WarmWorker
 from fedpeft.wire import serde
 from fedpeft.wire.blobs import to_blob
 from fedpeft.wire.envelope import seal, unseal
@@ -34,7 +35,7 @@ from fedpeft_server.correspondence import Correspondence
 from fedpeft_server.engine import Engine
 from fedpeft_server.post import Answer, Letter
 from fedpeft_server.records import Client as ClientRecord
-from fedpeft_server.records import EventRecord, RunRecord, RunStatus
+from fedpeft_server.records import RunRecord, RunStatus
 from fedpeft_server.state import State
 from tests.federated.client_rounds import Client, make_client
 
@@ -73,6 +74,17 @@ class Identities:
             certificate=read_certificate(folder / "cert.pem"),
             identify=self.identify,
         )
+
+
+class InProcess(WarmWorker):
+    """Calls the object here: a process that loads torch takes longer than a tiny run."""
+
+    def call(self, method: str, *args: Any, **settings: Any) -> Any:
+        if self._made is None:
+            self._made = self._factory()
+        return getattr(self._made, method)(*args)
+
+    _made: object | None = None
 
 
 @dataclass
@@ -141,7 +153,7 @@ class LocalFederation:
     folder: Path
     post: LocalPost
     identities: Identities
-    events: list[EventRecord] = field(default_factory=list)
+    make_worker: type[WarmWorker] = InProcess
 
     @contextmanager
     def coordinator(self) -> Iterator[tuple[Engine, State]]:
@@ -157,6 +169,7 @@ class LocalFederation:
                 open_post,
                 folder=self.folder / "runs",
                 watch=lambda kind, body: None,
+                make_worker=self.make_worker,
             )
             try:
                 yield engine, state

@@ -1,7 +1,8 @@
 """FedAvg on both factors (FedIT; Zhang et al., 2024).
 
 The mean of the products is not the product of the means: mean(B)·mean(A) ≠ mean(B·A). The relative
-Frobenius error of that step is reported every round as `aggregation_error`.
+Frobenius error of that step is reported as `aggregation_error` in every round whose result is a
+mean of the updates as they were sent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from fedpeft.adapters.lora import LORA_A, LORA_B, lora_pairs
-from fedpeft.federated.aggregators.contract import Aggregate, normalised, weighted_mean
+from fedpeft.federated.aggregators.combiners import WEIGHTED_MEAN, Combiner
+from fedpeft.federated.aggregators.contract import Aggregate
+from fedpeft.federated.aggregators.updates import check_updates
 
 
 class FedAvg:
@@ -24,13 +27,17 @@ class FedAvg:
         tensors: Mapping[str, Tensor],
         updates: Sequence[Mapping[str, Tensor]],
         weights: Sequence[float],
+        combiner: Combiner = WEIGHTED_MEAN,
     ) -> Aggregate:
         """See `Aggregator.aggregate`."""
-        mean = weighted_mean(tensors, updates, weights, self.trained_factors)
-        shares = normalised(weights, len(updates))
+        checked = check_updates(tensors, updates, weights, self.trained_factors)
+        combined = combiner.combine(checked)
+        diagnostics = dict(combined.diagnostics)
+        if combined.shares is not None:
+            error = aggregation_error(combined.tensors, updates, combined.shares)
+            diagnostics["aggregation_error"] = error
         return Aggregate(
-            tensors=dict(tensors) | mean,
-            diagnostics={"aggregation_error": aggregation_error(mean, updates, shares)},
+            tensors={**tensors, **combined.tensors}, kept=combined.kept, diagnostics=diagnostics
         )
 
 

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from fedpeft.adapters.lora import LORA_A, LORA_B, lora_pairs
-from fedpeft.federated.aggregators.contract import Aggregate, weighted_mean
+from fedpeft.federated.aggregators.combiners import WEIGHTED_MEAN, Combiner
+from fedpeft.federated.aggregators.contract import Aggregate
 from fedpeft.federated.aggregators.refactorize import refactorize_svd
+from fedpeft.federated.aggregators.updates import check_updates
 
 
 class FedSvd:
@@ -25,10 +27,12 @@ class FedSvd:
         tensors: Mapping[str, Tensor],
         updates: Sequence[Mapping[str, Tensor]],
         weights: Sequence[float],
+        combiner: Combiner = WEIGHTED_MEAN,
     ) -> Aggregate:
         """See `Aggregator.aggregate`."""
-        merged = dict(tensors) | weighted_mean(tensors, updates, weights, self.trained_factors)
+        combined = combiner.combine(check_updates(tensors, updates, weights, self.trained_factors))
+        merged = {**tensors, **combined.tensors}
         for module, (lora_a, lora_b) in lora_pairs(merged).items():
             a, b = refactorize_svd(lora_a, lora_b)
             merged[f"{module}.{LORA_A}"], merged[f"{module}.{LORA_B}"] = a, b
-        return Aggregate(tensors=merged)
+        return Aggregate(tensors=merged, kept=combined.kept, diagnostics=combined.diagnostics)

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from fedpeft.adapters.lora import LORA_B
-from fedpeft.federated.aggregators.contract import Aggregate, weighted_mean
+from fedpeft.federated.aggregators.combiners import WEIGHTED_MEAN, Combiner
+from fedpeft.federated.aggregators.contract import Aggregate
+from fedpeft.federated.aggregators.updates import check_updates
 
 
 class FfaLora:
@@ -19,7 +21,12 @@ class FfaLora:
         tensors: Mapping[str, Tensor],
         updates: Sequence[Mapping[str, Tensor]],
         weights: Sequence[float],
+        combiner: Combiner = WEIGHTED_MEAN,
     ) -> Aggregate:
         """See `Aggregator.aggregate`."""
-        mean = weighted_mean(tensors, updates, weights, self.trained_factors)
-        return Aggregate(tensors=dict(tensors) | mean)
+        combined = combiner.combine(check_updates(tensors, updates, weights, self.trained_factors))
+        return Aggregate(
+            tensors={**tensors, **combined.tensors},
+            kept=combined.kept,
+            diagnostics=combined.diagnostics,
+        )

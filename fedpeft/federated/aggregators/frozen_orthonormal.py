@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from fedpeft.adapters.lora import LORA_A, LORA_B, lora_pairs
-from fedpeft.federated.aggregators.contract import Aggregate, weighted_mean
+from fedpeft.federated.aggregators.combiners import WEIGHTED_MEAN, Combiner
+from fedpeft.federated.aggregators.contract import Aggregate
 from fedpeft.federated.aggregators.refactorize import is_orthonormal, refactorize_qr
+from fedpeft.federated.aggregators.updates import check_updates
 
 
 class FrozenOrthonormal:
@@ -20,11 +22,13 @@ class FrozenOrthonormal:
         tensors: Mapping[str, Tensor],
         updates: Sequence[Mapping[str, Tensor]],
         weights: Sequence[float],
+        combiner: Combiner = WEIGHTED_MEAN,
     ) -> Aggregate:
         """See `Aggregator.aggregate`."""
-        merged = dict(tensors) | weighted_mean(tensors, updates, weights, self.trained_factors)
+        combined = combiner.combine(check_updates(tensors, updates, weights, self.trained_factors))
+        merged = {**tensors, **combined.tensors}
         for module, (lora_a, lora_b) in lora_pairs(merged).items():
             if not is_orthonormal(lora_a):
                 a, b = refactorize_qr(lora_a, lora_b)
                 merged[f"{module}.{LORA_A}"], merged[f"{module}.{LORA_B}"] = a, b
-        return Aggregate(tensors=merged)
+        return Aggregate(tensors=merged, kept=combined.kept, diagnostics=combined.diagnostics)
