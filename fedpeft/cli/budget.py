@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedpeft.cli import budget_view as view
+from fedpeft.cli.remote_options import IdentityOption, ServerOption, connect, echo_json
 from fedpeft.errors import InputError, LedgerError, VerificationError
 
 if TYPE_CHECKING:
@@ -197,6 +198,22 @@ def copy(
     """
     with _open(ledger) as opened:
         typer.echo(str(opened.copy_to(target)))
+
+
+@app.command()
+def mirrored(
+    client: Annotated[str, typer.Argument(metavar="[CLIENT]", help="Only of this one.")] = "",
+    server: ServerOption = None,
+    identity: IdentityOption = None,
+    as_json: _JsonOption = False,
+) -> None:
+    """Show budgets as clients last reported them to a server; their own ledgers are what counts."""
+    with connect(server, identity) as connection:
+        budgets = connection.list_budgets(client)
+    if as_json:
+        echo_json(budgets)
+    else:
+        view.print_mirrored(budgets)
 
 
 def _open(location: str | None, *, write: bool = False, make: bool = False) -> "Ledger":

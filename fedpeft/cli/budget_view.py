@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fedpeft.ledger import Balance, Entry, Reservation
+    from fedpeft.remote.records import MirroredBudget
 
 _RED = "bold red"
 _SHORT = 12
@@ -48,6 +49,32 @@ def print_balances(balances: Sequence["Balance"]) -> None:
         state = "no budget" if b.epsilon is None else "exhausted" if b.exhausted else ""
         style = _RED if b.exhausted else "yellow" if b.epsilon is None else ""
         table.add_row(*(Text(line[i]) for i in shown), Text(state), style=style)
+    Console().print(table)
+
+
+def print_mirrored(budgets: Sequence["MirroredBudget"]) -> None:
+    """Prints a line for each budget that a client reported; red where nothing is left."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from fedpeft.report import text
+
+    titles = ("client", "data set", "ε spent", "budget", "δ", "reported (UTC)", "run", "round")
+    table = Table(*titles, **_PLAIN)
+    for b in budgets:
+        cells = (
+            text.printable(b.client_id),
+            text.printable(b.dataset[:_SHORT]),
+            text.epsilon(b.epsilon_spent),
+            text.budget(b.epsilon_budget),
+            text.delta(b.delta),
+            f"{b.reported_at:%Y-%m-%d %H:%M}",
+            text.printable(b.run_id),
+            str(b.round),
+        )
+        exhausted = b.epsilon_spent >= b.epsilon_budget
+        table.add_row(*(Text(cell) for cell in cells), style=_RED if exhausted else "")
     Console().print(table)
 
 

@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from fedpeft import __version__
-from fedpeft.cli import audit, bench, budget, config, data, pki, report, simulate
+from fedpeft.cli import (
+    adapter,
+    audit,
+    bench,
+    budget,
+    client,
+    config,
+    data,
+    pki,
+    report,
+    server,
+    simulate,
+)
+from fedpeft.cli import run as runs
 from fedpeft.errors import FedpeftError
 
 app = typer.Typer(
@@ -16,16 +29,21 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Fine-tune one language-model adapter together, under a privacy budget that is enforced.",
     epilog="Exit codes: 0 done, 1 a defect of ours, 2 input that cannot be used (nothing was "
-    "changed), 3 a finished result failed its check, 130 stopped, can be resumed.",
+    "changed), 3 a finished result failed its check, 4 a server refused, 5 a server or database "
+    "cannot be reached, 130 stopped, can be resumed.",
 )
 app.command("simulate")(simulate.simulate)
 app.command("audit")(audit.audit)
+app.add_typer(adapter.app, name="adapter")
 app.add_typer(bench.app, name="bench")
 app.add_typer(budget.app, name="budget")
+app.add_typer(client.app, name="client")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(pki.app, name="pki")
 app.add_typer(report.app, name="report")
+app.add_typer(runs.app, name="run")
+app.add_typer(server.app, name="server")
 
 
 @app.callback()

@@ -19,6 +19,15 @@ _AuthorityOption = Annotated[
     Path, typer.Option("--ca", metavar="FOLDER", help="The authority's folder.")
 ]
 _JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+_RoleOption = Annotated[list[Role], typer.Option(help="What the holder may be; repeatable.")]
+_DaysOption = Annotated[int, typer.Option(help="Validity.")]
+_HostOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Name or address that a server is called by; repeatable."),
+]
+_RenewOption = Annotated[
+    bool, typer.Option("--renew", help="Although the name holds a valid certificate.")
+]
 
 
 @app.command()
@@ -39,35 +48,75 @@ def request(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for key and request.")],
 ) -> None:
     """Make a key on this machine and a request for a certificate; only the request leaves it."""
-    from fedpeft.identity.keys import common_name, new_key, write_request
+    from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE, KEY, REQUEST
 
-    common_name(name)
-    key = new_key(output / "key.pem")
-    write_request(key, name, output / "request.pem")
-    typer.echo(f"send {output / 'request.pem'} to the operator; {output / 'key.pem'} stays here")
+    _make_request(name, output)
+    typer.echo(f"send {output / REQUEST} to the operator; {output / KEY} stays here")
+    typer.echo(f"what comes back, {CERTIFICATE} and {AUTHORITY}, goes into {output}")
 
 
 @app.command()
 def issue(
     request: Annotated[Path, typer.Argument(help="What `fedpeft pki request` wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the certificate.")],
     ca: _AuthorityOption,
-    role: Annotated[list[Role], typer.Option(help="What the holder may be; repeatable.")],
-    days: Annotated[int, typer.Option(help="Validity.")] = 365,
-    host: Annotated[
-        list[str] | None,
-        typer.Option(help="Name or address that a server is called by; repeatable."),
+    role: _RoleOption,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to send back. Default: that of the request."),
     ] = None,
-    renew: Annotated[
-        bool, typer.Option("--renew", help="Although the name holds a valid certificate.")
-    ] = False,
+    days: _DaysOption = 365,
+    host: _HostOption = None,
+    renew: _RenewOption = False,
     as_json: _JsonOption = False,
 ) -> None:
-    """Sign a request. Its name and key are taken; the roles are yours to give."""
-    from fedpeft.identity.authority import Authority
+    """Sign a request. Its name and key are taken; the roles are yours to give.
 
-    issued = Authority(ca).issue(request, role, output, days=days, hosts=host or [], renew=renew)
-    _show([issued], as_json)
+    The folder gets cert.pem and authority.cert.pem, and for a server revoked.crl.pem: send them
+    back.
+    """
+    folder = output or request.parent
+    _show([_issue(request, folder, ca, role, days, host, renew=renew)], as_json)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Of the holder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder of the holder.")],
+    ca: _AuthorityOption,
+    role: _RoleOption,
+    days: _DaysOption = 365,
+    host: _HostOption = None,
+    as_json: _JsonOption = False,
+) -> None:
+    """Make a key and sign its certificate in one step, where both are on this machine."""
+    from fedpeft.identity.credentials import REQUEST
+
+    _make_request(name, output)
+    _show([_issue(output / REQUEST, output, ca, role, days, host, renew=False)], as_json)
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="Of a holder: key.pem, cert.pem and so on.")],
+    as_json: _JsonOption = False,
+) -> None:
+    """Check a holder's folder and show who it makes you."""
+    from fedpeft.identity.certificates import roles_of
+    from fedpeft.identity.credentials import Credentials
+
+    found = Credentials.in_folder(folder)
+    certificate = found.certificate
+    shown = {
+        "name": found.name,
+        "roles": sorted(roles_of(certificate)),
+        "serial": f"{certificate.serial_number:x}",
+        "not_after": certificate.not_valid_after_utc.isoformat(),
+    }
+    if as_json:
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    typer.echo(f"{found.name}: {', '.join(shown['roles'])}; serial {shown['serial']}")
+    typer.echo(f"valid until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
 
 
 @app.command()
@@ -99,6 +148,41 @@ def list_(ca: _AuthorityOption, as_json: _JsonOption = False) -> None:
     from fedpeft.identity.authority import Authority
 
     _show(Authority(ca).issued(), as_json)
+
+
+def _make_request(name: str, folder: Path) -> None:
+    from fedpeft.identity.credentials import KEY, REQUEST
+    from fedpeft.identity.keys import common_name, new_key, write_request
+
+    common_name(name)  # before there is a key
+    write_request(new_key(folder / KEY), name, folder / REQUEST)
+
+
+def _issue(
+    request: Path,
+    folder: Path,
+    ca: Path,
+    roles: list[Role],
+    days: int,
+    hosts: list[str] | None,
+    *,
+    renew: bool,
+) -> "Issued":
+    from fedpeft.files import write_text
+    from fedpeft.identity import authority
+    from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE
+
+    opened = authority.Authority(ca)
+    folder.mkdir(parents=True, exist_ok=True)
+    issued = opened.issue(
+        request, roles, folder / CERTIFICATE, days=days, hosts=hosts or [], renew=renew
+    )
+    copies = {authority.CERTIFICATE: AUTHORITY}
+    if Role.SERVER in roles:
+        copies[authority.REVOKED] = authority.REVOKED
+    for source, target in copies.items():
+        write_text(folder / target, (ca / source).read_text(encoding="ascii"))
+    return issued
 
 
 def _show(certificates: "list[Issued]", as_json: bool) -> None:

@@ -7,6 +7,13 @@ the server's log and audit log, under the same code.
 from dataclasses import dataclass
 from enum import Enum
 
+from fedpeft.errors import RemoteError
+
+CODE, REQUEST_ID = "fedpeft-code", "fedpeft-request-id"
+"""Keys of the trailing metadata: the entry's code, and what the server's log calls the request."""
+
+_LONGEST_DETAIL = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -25,6 +32,16 @@ class Problem:
 
 class Refused(Enum):
     """The catalogue."""
+
+    def error(self, detail: str = "") -> RemoteError:
+        """Returns the error that refuses a call in this way.
+
+        Args:
+            detail: For the caller: it may quote the request, never anything else. What cannot be
+                shown on one line is replaced, and what is very long is cut.
+        """
+        shown = "".join(c if c.isprintable() else "?" for c in detail[:_LONGEST_DETAIL])
+        return RemoteError(self.value.code, self.value.message.format(detail=shown))
 
     NOT_TRUSTED = Problem(
         code="not-trusted",
@@ -50,6 +67,15 @@ class Refused(Enum):
     TOO_LARGE = Problem(
         code="too-large", status="RESOURCE_EXHAUSTED", message="too large: {detail}"
     )
+    BUSY = Problem(code="busy", status="RESOURCE_EXHAUSTED", message="{detail}; try again later")
+    UNKNOWN_METHOD = Problem(
+        code="unknown-method",
+        status="UNIMPLEMENTED",
+        message="this server does not know {detail}; upgrade the older side",
+    )
+    NO_SUCH_SERVICE = Problem(
+        code="no-such-service", status="NOT_FOUND", message="there is no service {detail}"
+    )
     OLD_PROTOCOL = Problem(
         code="old-protocol",
         status="FAILED_PRECONDITION",
@@ -62,7 +88,9 @@ class Refused(Enum):
         code="no-such-client", status="NOT_FOUND", message="there is no client {detail}"
     )
     NO_SUCH_ADAPTER = Problem(
-        code="no-such-adapter", status="NOT_FOUND", message="there is no one adapter {detail}"
+        code="no-such-adapter",
+        status="NOT_FOUND",
+        message="there is no adapter, or more than one, whose digest begins with {detail}",
     )
     NOT_EXPORTED = Problem(
         code="not-exported",
@@ -83,7 +111,12 @@ class Refused(Enum):
     DATABASE_DOWN = Problem(
         code="database-down",
         status="UNAVAILABLE",
-        message="the server cannot reach its database; nothing was changed; try again",
+        message="the server cannot reach what it keeps its records in; try again",
+    )
+    DAMAGED = Problem(
+        code="damaged",
+        status="DATA_LOSS",
+        message="what the server kept was altered or lost; tell its operator{detail}",
     )
     SHUTTING_DOWN = Problem(
         code="shutting-down", status="UNAVAILABLE", message="the server is stopping; try again"

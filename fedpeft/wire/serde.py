@@ -1,4 +1,4 @@
-"""Messages between machines as bytes and back: the only module that translates protobuf by hand.
+"""Messages of a round as bytes and back: the only module that translates their protobuf by hand.
 
 Reading is strict: a field that is missing, of another kind, or beyond its bounds raises
 `ProtocolError`. What is read has been checked for form only; who said it is `envelope`'s business.

@@ -42,14 +42,14 @@ def holder(
     """A folder with key and certificate."""
     write_request(new_key(folder / "key.pem"), name, folder / "request.pem")
     authority.issue(
-        folder / "request.pem", roles, folder / "certificate.pem", days=days, hosts=hosts
+        folder / "request.pem", roles, folder / "cert.pem", days=days, hosts=hosts
     )
     return folder
 
 
 def check(folder: Path, ca: Path, now: datetime | None = None) -> Identity:
     return identify(
-        read_certificate(folder / "certificate.pem"),
+        read_certificate(folder / "cert.pem"),
         read_certificate(ca / CERTIFICATE),
         read_revocations(ca / REVOKED),
         now or datetime.now(UTC),
@@ -61,10 +61,10 @@ def handshake(server: Path, client: Path, ca: Path, host: str = "localhost") -> 
     listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     listening.minimum_version = ssl.TLSVersion.TLSv1_3
     listening.verify_mode = ssl.CERT_REQUIRED
-    listening.load_cert_chain(server / "certificate.pem", server / "key.pem")
+    listening.load_cert_chain(server / "cert.pem", server / "key.pem")
     listening.load_verify_locations(ca / CERTIFICATE)
     calling = ssl.create_default_context(cafile=str(ca / CERTIFICATE))
-    calling.load_cert_chain(client / "certificate.pem", client / "key.pem")
+    calling.load_cert_chain(client / "cert.pem", client / "key.pem")
     names: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as accepting:
 
@@ -182,7 +182,7 @@ def test_a_request_gives_name_and_key_and_nothing_else(
         .sign(key, hashes.SHA256())
     )
     (tmp_path / "request.pem").write_bytes(request.public_bytes(Encoding.PEM))
-    path = tmp_path / "certificate.pem"
+    path = tmp_path / "cert.pem"
     authority.issue(tmp_path / "request.pem", [Role.READER], path, days=1)
     certificate = read_certificate(path)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -250,7 +250,7 @@ def test_a_name_is_held_once_unless_it_is_renewed(authority: Authority, tmp_path
     renewed = authority.issue(
         tmp_path / "b" / "request.pem",
         [Role.DATA_OWNER],
-        tmp_path / "b" / "certificate.pem",
+        tmp_path / "b" / "cert.pem",
         days=1,
         renew=True,
     )
@@ -339,7 +339,7 @@ def test_the_whole_way_on_the_command_line(tmp_path: Path) -> None:
     issued = json.loads(
         run(
             *("issue", clinic / "request.pem", "--ca", ca, "--role", "data-owner"),
-            *("--role", "reader", "--output", clinic / "certificate.pem", "--json"),
+            *("--role", "reader", "--json"),
         )
     )
     assert [issued[0]["name"], issued[0]["roles"]] == ["clinic", ["data-owner", "reader"]]

@@ -144,6 +144,16 @@ class Clients(Store):
             )
         return replace(client, revoked_at=now)
 
+    def certificate_revoked(self, client_id: str, serial: str) -> bool:
+        """Returns whether a certificate was taken out with its client, though it came back since.
+
+        Args:
+            client_id: The name in the certificate.
+            serial: Of the certificate, hex.
+        """
+        with self._database.reading() as connection:
+            return _is_revoked(connection, client_id, serial)
+
     def seen(self, client_id: str, now: datetime) -> None:
         """Remembers that the client called, to within ten seconds.
 
@@ -198,13 +208,17 @@ def _known(connection: Connection, client_id: str) -> Client:
     return client
 
 
-def _check_certificate(connection: Connection, client: Client) -> None:
+def _is_revoked(connection: Connection, client_id: str, serial: str) -> bool:
     query = select(CERTIFICATES.c.revoked_at).where(
-        CERTIFICATES.c.client_id == client.client_id,
-        CERTIFICATES.c.certificate_serial == client.certificate_serial,
+        CERTIFICATES.c.client_id == client_id,
+        CERTIFICATES.c.certificate_serial == serial,
         CERTIFICATES.c.revoked_at.is_not(None),
     )
-    if connection.execute(query).one_or_none() is not None:
+    return connection.execute(query).one_or_none() is not None
+
+
+def _check_certificate(connection: Connection, client: Client) -> None:
+    if _is_revoked(connection, client.client_id, client.certificate_serial):
         raise ClientRevokedError(
             f"the certificate {client.certificate_serial} of {client.client_id} was revoked; it "
             "needs a new one"

@@ -1,0 +1,6 @@
+"""Calls to a server: runs, clients, budgets and adapters, from a program."""
+
+from fedpeft.remote.address import ServerAddress
+from fedpeft.remote.connection import Connection
+
+__all__ = ["Connection", "ServerAddress"]

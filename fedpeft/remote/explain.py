@@ -1,0 +1,133 @@
+"""What went wrong with a call, in words: the server's own, or those that TLS has for it.
+
+gRPC says of every failed connection that it failed. Whoever has the wrong authority, an expired
+certificate or a mistyped host needs to know which, so one more connection is made to find out.
+"""
+
+import socket
+import ssl
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from fedpeft.errors import FedpeftError, RemoteError, UnavailableError
+from fedpeft.identity.credentials import Credentials
+from fedpeft.remote.address import ServerAddress
+from fedpeft.wire.catalogue import CODE, Refused
+
+_PROBE_TIMEOUT_S = 5.0
+_EXPIRED, _WRONG_HOST = 10, 62  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH
+_WRONG_ADDRESS = 64  # X509_V_ERR_IP_ADDRESS_MISMATCH
+
+_ALERTS = {
+    "UNKNOWN_CA": "it does not know the authority that issued your certificate",
+    "CERTIFICATE_EXPIRED": "it says that your certificate has expired; ask for a new one",
+    "BAD_CERTIFICATE": "it does not accept your certificate",
+    "CERTIFICATE_UNKNOWN": "it does not accept your certificate",
+    "UNSUPPORTED_CERTIFICATE": "your certificate is not one for a caller",
+    "CERTIFICATE_REQUIRED": "it wants a certificate",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What a failed call means.
+
+    Attributes:
+        error: `UnavailableError` where the server could not be reached or is not able to answer
+            now, else `RemoteError` with the code of the catalogue.
+        may_pass: Whether the same call may go through a moment later.
+    """
+
+    error: FedpeftError
+    may_pass: bool = False
+
+
+def explain(error: grpc.RpcError, address: ServerAddress, credentials: Credentials) -> Explanation:
+    """Explains why a call failed."""
+    assert isinstance(error, grpc.Call)
+    status, details = error.code(), error.details() or ""
+    code = dict(error.trailing_metadata() or ()).get(CODE)
+    if status is grpc.StatusCode.UNAVAILABLE:
+        reason, may_pass = details, True
+        if not code:
+            found, may_pass = _why_unreachable(address, credentials)
+            reason = found or details
+        return Explanation(error=UnavailableError(f"{address}: {reason}"), may_pass=may_pass)
+    if isinstance(code, str):
+        return Explanation(error=RemoteError(code, details))
+    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Explanation(
+            error=UnavailableError(
+                f"{address} did not answer in time; whether it did what was asked is not known"
+            )
+        )
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Explanation(error=Refused.TOO_LARGE.error("the request, or the answer to it"))
+    if status is grpc.StatusCode.UNIMPLEMENTED:
+        return Explanation(error=Refused.UNKNOWN_METHOD.error("this call"))
+    internal = Refused.INTERNAL.value.code
+    return Explanation(error=RemoteError(internal, f"{address} failed ({status.name}: {details})"))
+
+
+def _why_unreachable(address: ServerAddress, credentials: Credentials) -> tuple[str, bool]:
+    """What a connection of our own finds, empty if nothing; and whether that may pass."""
+    try:
+        raw = socket.create_connection((address.host, address.port), timeout=_PROBE_TIMEOUT_S)
+    except socket.gaierror:
+        return "there is no host of that name; check it", True
+    except ConnectionRefusedError:
+        return "nothing listens there; check host and port, and that the server runs", True
+    except OSError as error:
+        reason = error.strerror or error
+        return f"it cannot be reached ({reason}); check the network and firewalls", True
+    with raw:
+        try:
+            with _context(credentials).wrap_socket(raw, server_hostname=address.host) as secured:
+                # In TLS 1.3 a server refuses a certificate only after the handshake.
+                secured.recv(1)
+        except ssl.SSLCertVerificationError as error:
+            return _server_not_trusted(error, address), False
+        except ssl.SSLError as error:
+            return _we_are_not_trusted(error), False
+        except OSError as error:
+            return f"the connection ended during the handshake ({error.strerror or error})", True
+    return "", True
+
+
+def _context(credentials: Credentials) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=credentials.authority_pem.decode("ascii"))
+    context.set_alpn_protocols(["h2"])
+    # OpenSSL takes a certificate with its key from a file only; it is gone again at once.
+    with tempfile.TemporaryDirectory(prefix="fedpeft-") as folder:
+        both = Path(folder, "holder.pem")
+        both.touch(mode=0o600)
+        both.write_bytes(credentials.key_pem + credentials.certificate_pem)
+        context.load_cert_chain(both)
+    return context
+
+
+def _server_not_trusted(error: ssl.SSLCertVerificationError, address: ServerAddress) -> str:
+    if error.verify_code == _EXPIRED:
+        return "the server's certificate has expired; its operator must renew it"
+    if error.verify_code in (_WRONG_HOST, _WRONG_ADDRESS):
+        return (
+            f"the server's certificate is not for {address.host!r}; call it by a name in its "
+            "certificate, or have one issued with this name (`fedpeft pki issue --host`)"
+        )
+    return (
+        "the server's certificate was not issued by the authority that you trust "
+        f"({error.verify_message}); check the server, and the authority's certificate"
+    )
+
+
+def _we_are_not_trusted(error: ssl.SSLError) -> str:
+    reason = error.reason or str(error)
+    for alert, meaning in _ALERTS.items():
+        if reason.endswith(alert):
+            return f"the server refused the connection: {meaning}"
+    if "WRONG_VERSION_NUMBER" in reason:
+        return "what listens there does not speak TLS; check the port"
+    return f"the TLS handshake failed ({reason})"

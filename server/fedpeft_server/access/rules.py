@@ -1,0 +1,61 @@
+"""The one table of who may call what. A method that is not in it cannot be called."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedpeft.identity.roles import Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Who may call a method, and what it does.
+
+    Attributes:
+        roles: One of them is needed.
+        mutates: The request must be signed, and both the request and its outcome are audited.
+        subject: Field of the request that names what it is about; empty where none does.
+    """
+
+    roles: frozenset[Role]
+    mutates: bool = False
+    subject: str = ""
+
+
+_OPERATOR = frozenset({Role.OPERATOR})
+_DATA_OWNER = frozenset({Role.DATA_OWNER})
+_AUDITS = frozenset({Role.OPERATOR, Role.AUDITOR})
+# A data owner is told of itself alone.
+_BY_CLIENT = _AUDITS | _DATA_OWNER
+_ANYBODY = _BY_CLIENT | {Role.READER}
+
+_OURS: Mapping[str, Rule] = {
+    "Runs/SubmitRun": Rule(roles=_OPERATOR, mutates=True),
+    "Runs/ListRuns": Rule(roles=_ANYBODY),
+    "Runs/GetRun": Rule(roles=_ANYBODY, subject="run_id"),
+    "Runs/WatchRun": Rule(roles=_ANYBODY, subject="run_id"),
+    "Runs/StopRun": Rule(roles=_OPERATOR, mutates=True, subject="run_id"),
+    "Runs/ResumeRun": Rule(roles=_OPERATOR, mutates=True, subject="run_id"),
+    "Clients/InviteClient": Rule(roles=_OPERATOR, mutates=True, subject="client_id"),
+    "Clients/EnrolClient": Rule(roles=_DATA_OWNER, mutates=True),
+    "Clients/ListClients": Rule(roles=_BY_CLIENT),
+    "Clients/RevokeClient": Rule(roles=_OPERATOR, mutates=True, subject="client_id"),
+    "Budgets/ListBudgets": Rule(roles=_BY_CLIENT, subject="client_id"),
+    "Adapters/ListAdapters": Rule(roles=_ANYBODY, subject="run_id"),
+    "Adapters/GetAdapter": Rule(roles=_ANYBODY, subject="adapter"),
+    "Adapters/DownloadAdapter": Rule(roles=_ANYBODY, subject="adapter"),
+    "Server/GetServer": Rule(roles=_ANYBODY),
+    "Server/ListAudit": Rule(roles=_AUDITS),
+}
+
+RULES: Mapping[str, Rule] = {
+    **{f"/fedpeft.wire.v1.{name}": rule for name, rule in _OURS.items()},
+    "/grpc.health.v1.Health/Check": Rule(roles=_ANYBODY),
+    "/grpc.health.v1.Health/Watch": Rule(roles=_ANYBODY),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(roles=_ANYBODY),
+}
+"""Path of the method → rule."""
+
+
+def sees_all_clients(roles: frozenset[Role]) -> bool:
+    """Returns whether a caller is told of every client, and not of itself alone."""
+    return bool(roles & _AUDITS)

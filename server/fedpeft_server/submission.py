@@ -1,0 +1,153 @@
+"""A run as it is submitted: checked whole before anything of it is stored."""
+
+import json
+import re
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from fedpeft.config import RunConfig, validate_config
+from fedpeft.errors import ConfigError
+from fedpeft.models.sources import unique_keys
+from fedpeft.registry.artifacts import ArtifactStore
+from fedpeft.wire.catalogue import Refused
+from fedpeft_server.records import RunRecord, RunStatus
+from fedpeft_server.state import State
+
+UPLOADED = "uploaded:"
+"""What stands for the place of held-out rows that came with the run, before their file's name."""
+
+_HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
+_LARGEST_CONFIG = 2**20
+_LONGEST_NAME = 200
+
+
+class Submissions:
+    """Takes runs in."""
+
+    def __init__(self, state: State, artifacts: ArtifactStore, folders: tuple[Path, ...]) -> None:
+        """Takes where runs are kept, and the folders that they may name files in."""
+        self._state, self._artifacts = state, artifacts
+        self._folders = folders
+
+    def submit(
+        self,
+        config_json: str,
+        *,
+        held_out: bytes,
+        held_out_suffix: str,
+        idempotency_key: str,
+        submitter: str,
+    ) -> RunRecord:
+        """Stores a run as submitted.
+
+        Args:
+            config_json: A whole `RunConfig`.
+            held_out: Content of the file that data.test names on the submitter's machine; empty
+                where there is none.
+            held_out_suffix: Its format.
+            idempotency_key: With the same key the same submitter gets its first run.
+            submitter: Who.
+
+        Returns:
+            The run; with a key that was used before, the run of then.
+
+        Raises:
+            ConfigError: If the configuration is wrong, or names a file that runs may not use.
+            RemoteError: `already-exists`, if the key was used for another run.
+        """
+        content = _parse(config_json)
+        if held_out:
+            _mark_uploaded(content)
+        config = validate_config(content, "the run")
+        content = self._placed(config)
+        digest = self._artifacts.put(held_out) if held_out else None
+        run = RunRecord(
+            run_id=secrets.token_hex(8),
+            name=config.output.name,
+            config_json=json.dumps(content, sort_keys=True),
+            clients=config.federation.clients,
+            status=RunStatus.SUBMITTED,
+            num_rounds=config.federation.num_rounds,
+            submitted_at=datetime.now(UTC),
+            submitted_by=submitter,
+            held_out=digest,
+            held_out_suffix=held_out_suffix if digest else "",
+        )
+        kept = self._state.add_run(run, idempotency_key, submitter)
+        if (kept.config_json, kept.held_out) != (run.config_json, run.held_out):
+            raise Refused.ALREADY_EXISTS.error("this idempotency key was used for another run")
+        return kept
+
+    def _placed(self, config: RunConfig) -> dict[str, Any]:
+        """The configuration with every file of this machine in one of the folders, absolute."""
+        if config.output.directory is not None:
+            raise ConfigError("output.directory: the server keeps what a run makes; leave it out")
+        if len(config.output.name) > _LONGEST_NAME or not config.output.name.isprintable():
+            raise ConfigError(f"output.name: at most {_LONGEST_NAME} printable characters")
+        # Only what was set: a default that is written out would count as set.
+        content: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
+        data, model, privacy = content["data"], content["model"], content.get("privacy", {})
+        for key in ("train", "test", "partition_groups"):
+            if data.get(key) is not None:
+                data[key] = self._data_place(f"data.{key}", data[key])
+        if "client_files" in data:
+            data["client_files"] = [
+                self._data_place("data.client_files", name) for name in data["client_files"]
+            ]
+        model["name"] = self._model_place(model["name"])
+        if privacy.get("ledger") is not None:
+            privacy["ledger"] = str(self._inside("privacy.ledger", privacy["ledger"]))
+        return content
+
+    def _data_place(self, key: str, location: str) -> str:
+        if location.startswith(("synthetic:", UPLOADED)):
+            return location
+        return str(self._inside(key, location, there=True))
+
+    def _model_place(self, name: str) -> str:
+        """A package or a hub id as it is; a folder only inside."""
+        if name.startswith("package:"):
+            return name
+        # A hub id could also be a folder below the one that the server was started in.
+        if _HUB_ID.fullmatch(name) is not None and not Path(name).exists():
+            return name
+        return str(self._inside("model.name", name, there=True))
+
+    def _inside(self, key: str, location: str, *, there: bool = False) -> Path:
+        """The place of a file below one of the folders, links followed.
+
+        Whether there is a file outside of them is never told.
+        """
+        if "://" in location or "\0" in location:
+            raise ConfigError(f"{key}: this server reads no addresses, only files in its folders")
+        for folder in self._folders:
+            root = folder.resolve()
+            path = (root / location).resolve()
+            if path.is_relative_to(root) and path != root and (path.exists() or not there):
+                return path
+        raise ConfigError(
+            f"{key}: there is no {location!r} in the folders that runs of this server may use"
+        )
+
+
+def _parse(config_json: str) -> dict[str, Any]:
+    if len(config_json) > _LARGEST_CONFIG:
+        raise ConfigError(f"a configuration has at most {_LARGEST_CONFIG} characters")
+    try:
+        content = json.loads(config_json, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError("the configuration is no JSON") from error
+    if not isinstance(content, dict):
+        raise ConfigError("the configuration must be a JSON object of sections")
+    return content
+
+
+def _mark_uploaded(content: dict[str, Any]) -> None:
+    """Keeps no path of the submitter's machine, which others can read: only the file's name."""
+    data = content.get("data")
+    test = data.get("test") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(test, str):
+        raise ConfigError("data.test: held-out rows came with the run, so it must name their file")
+    data["test"] = UPLOADED + PureWindowsPath(PurePosixPath(test).name).name

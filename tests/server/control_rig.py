@@ -1,0 +1,162 @@
+"""A control plane that listens, with real TLS, database and artifact store; no run ever trains."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from fedpeft.errors import IdentityError
+from fedpeft.identity.certificates import read_certificate
+from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE, KEY
+from fedpeft.identity.roles import Role
+from fedpeft.registry.artifacts import ArtifactStore
+from fedpeft.remote import Connection
+from fedpeft_server import events
+from fedpeft_server.about import About
+from fedpeft_server.access.trust import ServerIdentity, Trust
+from fedpeft_server.config import LimitsConfig, ListenConfig, RunsConfig, ServerConfig
+from fedpeft_server.control_plane import ControlPlane
+from fedpeft_server.records import RunRecord, RunStatus
+from fedpeft_server.run_context import UNDER_WAY
+from fedpeft_server.state import State
+from tests.server.holders import Holders
+
+OPERATOR, AUDITOR, READER = "operator", "auditor", "reader"
+ROLE_OF = {
+    OPERATOR: Role.OPERATOR,
+    AUDITOR: Role.AUDITOR,
+    READER: Role.READER,
+    "clinic": Role.DATA_OWNER,
+    "hospital": Role.DATA_OWNER,
+}
+
+
+@dataclass
+class StandingEngine:
+    """Takes runs up and leaves them there: training is not what these tests are about."""
+
+    state: State
+    started: list[str] = field(default_factory=list)
+
+    def start(self, run_id: str) -> None:
+        self.started.append(run_id)
+        if self.state.run(run_id).status is RunStatus.SUBMITTED:
+            self.turn(run_id, RunStatus.RUNNING)
+
+    def stop(self, run_id: str, reason: str) -> RunRecord:
+        return self.turn(run_id, RunStatus.STOPPED, reason, UNDER_WAY)
+
+    def resume(self, run_id: str) -> RunRecord:
+        ended = (RunStatus.STOPPED, RunStatus.FAILED)
+        return self.turn(run_id, RunStatus.SUBMITTED, "", ended)
+
+    def turn(
+        self,
+        run_id: str,
+        status: RunStatus,
+        reason: str = "",
+        expected: tuple[RunStatus, ...] | None = None,
+    ) -> RunRecord:
+        """Changes a run's status as the engine does: first in the run, then as an event."""
+        run = self.state.set_run_status(run_id, status, reason=reason, expected=expected)
+        body = {"status": status.value, "reason": reason}
+        self.state.add_event(run_id, events.STATUS, body=body)
+        return run
+
+
+@dataclass
+class ListedNodes:
+    """Remembers which key each client's node may connect with."""
+
+    keys: dict[str, bytes] = field(default_factory=dict)
+    connected: set[str] = field(default_factory=set)
+    taken_out: set[bytes] = field(default_factory=set)
+
+    def register(self, client_id: str, public_key: bytes) -> None:
+        if public_key in self.taken_out:
+            raise IdentityError("this key was unregistered")
+        self.keys[client_id] = public_key
+
+    def unregister(self, client_id: str) -> None:
+        if client_id in self.keys:
+            self.taken_out.add(self.keys.pop(client_id))
+        self.connected.discard(client_id)
+
+    def online(self) -> Mapping[str, object]:
+        return dict.fromkeys(self.connected)
+
+
+@dataclass(kw_only=True)
+class Rig:
+    """A listening control plane and everybody who may call it."""
+
+    folder: Path
+    holders: Holders
+    state: State
+    artifacts: ArtifactStore
+    engine: StandingEngine
+    nodes: ListedNodes
+    control: ControlPlane
+    _opened: list[Connection] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.control.port}"
+
+    def connect(self, name: str, **settings: float) -> Connection:
+        """A connection of one holder, closed when the rig is."""
+        settings = {"patience_s": 0.0, "timeout_s": 30.0} | settings
+        connection = Connection.open(self.address, self.holders.folder / name, **settings)
+        self._opened.append(connection)
+        return connection
+
+    def close(self) -> None:
+        for connection in self._opened:
+            connection.close()
+        self.control.stop()
+
+
+@contextmanager
+def listening(folder: Path, database: str | None = None, **limits: float) -> Iterator[Rig]:
+    """Opens everything and listens on free ports."""
+    holders = Holders(folder)
+    server = holders.server()
+    for name, role in ROLE_OF.items():
+        holders.issue(name, role)
+    data = folder / "data"
+    data.mkdir()
+    config = ServerConfig(
+        listen=ListenConfig(host="127.0.0.1", port=0, metrics_port=0),
+        limits=LimitsConfig.model_validate({"shutdown_s": 5.0, **limits}),
+        runs=RunsConfig(folders=(data,)),
+    )
+    with State.open(database or folder / "server.db", busy_timeout_s=1.0) as state:
+        artifacts = ArtifactStore(folder / "artifacts")
+        engine, nodes = StandingEngine(state), ListedNodes()
+        identity = ServerIdentity(server / KEY, server / CERTIFICATE, server / AUTHORITY)
+        control = ControlPlane(
+            config,
+            state=state,
+            artifacts=artifacts,
+            engine=engine,
+            nodes=nodes,
+            trust=Trust(read_certificate(server / AUTHORITY), holders.revocations),
+            about=About(identity=identity, fleet_address=":7444", bundle_digest="b" * 64),
+            registry=CollectorRegistry(),
+        )
+        control.start()
+        rig = Rig(
+            folder=folder,
+            holders=holders,
+            state=state,
+            artifacts=artifacts,
+            engine=engine,
+            nodes=nodes,
+            control=control,
+        )
+        try:
+            yield rig
+        finally:
+            rig.close()
