@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from fedpeft.identity.credentials import Credentials
-from fedpeft.remote.records import Enrolment as Enrolled
 
 from fedpeft import __version__
 from fedpeft.errors import EnrolmentError, TransportError, UnavailableError
+from fedpeft.identity.credentials import Credentials
+from fedpeft.remote.records import Enrolment as Enrolled
 from fedpeft_client import events
 from fedpeft_client.events import Emit, Event
 from fedpeft_client.fleet_node import FleetNode

@@ -85,6 +85,11 @@ class FleetNode:
         self._pause_s = _SHORTEST_PAUSE_S
         self._heart: threading.Thread | None = None
 
+    @property
+    def connected(self) -> bool:
+        """Whether the server knew this node when it last answered."""
+        return self._active
+
     def connect(self) -> None:
         """Connects; tries until it works or `stop` is called. A second time does nothing.
 

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from fedpeft.identity.credentials import Credentials
 
 from fedpeft.errors import ConfigError, IdentityError
 from fedpeft.identity.certificates import roles_of
+from fedpeft.identity.credentials import Credentials
 from fedpeft.identity.roles import Role
 from fedpeft.warm_worker import WarmWorker
 from fedpeft_client.policy import AllowedModel, ClientPolicy

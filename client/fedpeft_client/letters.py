@@ -7,8 +7,6 @@ with a code; see `federated.refusals`.
 
 import hashlib
 
-from fedpeft.identity.credentials import Credentials
-from fedpeft.wire.records import from_record, to_record
 from flwr.app import RecordDict
 
 from fedpeft.errors import FedpeftError, PolicyError, ProtocolError
@@ -21,8 +19,10 @@ from fedpeft.federated.messages import (
 )
 from fedpeft.federated.refusals import refusal_of
 from fedpeft.federated.terms import RunTerms
+from fedpeft.identity.credentials import Credentials
 from fedpeft.wire import serde
 from fedpeft.wire.envelope import seal, unseal
+from fedpeft.wire.records import from_record, to_record
 from fedpeft_client import events
 from fedpeft_client.events import Emit, Event
 from fedpeft_client.flower_app import Incoming

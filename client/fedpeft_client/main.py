@@ -4,9 +4,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from fedpeft.remote import Connection
-
 from fedpeft.errors import BudgetError
+from fedpeft.remote import Connection
 from fedpeft_client import events
 from fedpeft_client.client import Client
 from fedpeft_client.events import Emit, Event

@@ -11,13 +11,13 @@ server they are so many clients.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE, KEY, REQUEST
 from pydantic import ValidationError
 
 from fedpeft.errors import ConfigError
 from fedpeft.files import write_text
 from fedpeft.identity.authority import CERTIFICATE as AUTHORITYS_CERTIFICATE
 from fedpeft.identity.authority import Authority
+from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE, KEY, REQUEST
 from fedpeft.identity.keys import new_key, write_request
 from fedpeft.identity.roles import Role
 from fedpeft.models.data_config import DataConfig

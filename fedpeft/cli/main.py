@@ -14,6 +14,7 @@ from fedpeft.cli import (
     client,
     config,
     data,
+    model,
     pki,
     report,
     server,
@@ -40,6 +41,7 @@ app.add_typer(budget.app, name="budget")
 app.add_typer(client.app, name="client")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
 app.add_typer(pki.app, name="pki")
 app.add_typer(report.app, name="report")
 app.add_typer(runs.app, name="run")

@@ -41,9 +41,7 @@ def holder(
 ) -> Path:
     """A folder with key and certificate."""
     write_request(new_key(folder / "key.pem"), name, folder / "request.pem")
-    authority.issue(
-        folder / "request.pem", roles, folder / "cert.pem", days=days, hosts=hosts
-    )
+    authority.issue(folder / "request.pem", roles, folder / "cert.pem", days=days, hosts=hosts)
     return folder
 
 
