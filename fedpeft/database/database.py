@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -20,6 +20,14 @@ from sqlalchemy.pool import QueuePool
 from fedpeft.database.kind import DatabaseKind
 from fedpeft.database.location import located
 from fedpeft.database.reasons import DRIVER_ERRORS, busy, explained
+
+# A server that vanished without a word would keep its writer waiting for hours.
+_NOTICES_SILENCE: Final = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,  # ms
+}
 
 
 class Database:
@@ -171,7 +179,7 @@ class Database:
             poolclass=QueuePool,
             pool_size=self.kind.num_connections,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": timeout_s},
+            connect_args={"connect_timeout": timeout_s} | _NOTICES_SILENCE,
         )
 
         @event.listens_for(engine, "connect")

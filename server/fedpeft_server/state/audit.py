@@ -15,8 +15,6 @@ from fedpeft_server.state.store import STATE, Store
 from fedpeft_server.state.tables import AUDIT
 
 _NOTHING: Mapping[str, JsonValue] = {}
-
-
 _LONGEST_TEXT: Final = 200
 
 

@@ -40,7 +40,8 @@ class Clients(Store):
             created_by: The operator.
 
         Raises:
-            StateError: If the digest is none, or another client's invitation has it.
+            StateError: If the digest is none.
+            WrongStateError: If an invitation has it already.
         """
         if _DIGEST.fullmatch(token_digest) is None:
             raise StateError("expected the sha256 of a token, 64 hex digits; the token is secret")
@@ -83,19 +84,17 @@ class Clients(Store):
             _check_certificate(connection, client)
             known = _find(connection, client_id)
             invited = _use_token(connection, client_id, token_digest, now)
-            same_key = known is not None and known.node_public_key == client.node_public_key
-            if known is not None and known.revoked_at is not None:
-                if token_digest is None:
-                    raise ClientRevokedError(f"client {client_id} was revoked")
-                same_key = False
-            if not (same_key or invited):
+            revoked = known is not None and known.revoked_at is not None
+            if revoked and token_digest is None:
+                raise ClientRevokedError(f"client {client_id} was revoked")
+            if known and not revoked and known.node_public_key == client.node_public_key:
+                client = replace(client, enrolled_at=known.enrolled_at, last_seen=known.last_seen)
+            elif not invited:
                 raise BadTokenError(
                     f"no invitation of {client_id} has this token, or it is used or has expired; "
                     "ask the operator for a new one"
                 )
             _check_key(connection, client)
-            if known is not None and same_key:
-                client = replace(client, enrolled_at=known.enrolled_at, last_seen=known.last_seen)
             client = replace(client, revoked_at=None)
             connection.execute(delete(CLIENTS).where(CLIENTS.c.client_id == client_id))
             connection.execute(insert(CLIENTS).values(**values(CLIENTS, client)))
@@ -118,7 +117,7 @@ class Clients(Store):
             return _known(connection, client_id)
 
     def revoke_client(self, client_id: str, reason: str, now: datetime) -> Client:
-        """Takes the client out, and its certificate for ever; again it changes nothing.
+        """Takes the client out, and its certificates for ever; again it changes nothing.
 
         Invitations that it has not used are withdrawn.
 

@@ -68,6 +68,17 @@ def test_a_server_that_is_down_when_it_is_first_needed(own_server: postgres.Serv
     State.open(own_server.url).close()
 
 
+def test_a_server_that_says_nothing_any_more_is_noticed(postgres_server: postgres.Server) -> None:
+    with State.open(postgres_server.new_schema()) as state, state._database.reading() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        settings = driver.info.get_parameters()
+    patience_s = int(settings["keepalives_idle"])
+    patience_s += int(settings["keepalives_interval"]) * int(settings["keepalives_count"])
+    assert patience_s <= 30
+    assert int(settings["tcp_user_timeout"]) <= 30_000
+
+
 def test_a_file_that_another_process_holds(tmp_path: Path) -> None:
     path = tmp_path / "server.db"
     with State.open(path, busy_timeout_s=0.05) as state:

@@ -103,9 +103,8 @@ def test_a_state_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     assert (tmp_path / "server.db").stat().st_mode & 0o777 == 0o600
 
 
-def test_state_and_ledger_share_a_postgresql_schema(location: str) -> None:
-    if "://" not in location:
-        pytest.skip("a file holds one of them")
+@pytest.mark.parametrize("location", ["postgresql"], indirect=True)  # a file holds one of them
+def test_state_and_ledger_share_a_schema(location: str) -> None:
     with Ledger.open(location) as ledger, State.open(location) as state:
         begin(state)
         ledger.verify()
