@@ -55,8 +55,12 @@ def start(
     ] = None,
 ) -> None:
     """Run a server until it gets SIGTERM or Ctrl-C; runs go on with the next start."""
+    import os
     import signal
     import threading
+
+    # Read when grpc is imported. Otherwise whoever fails a handshake writes a line into the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
     from fedpeft.files import write_text
     from fedpeft_server.config import load_server_config

@@ -29,8 +29,8 @@ class ServerAddress:
         """
         host, port = text, str(DEFAULT_PORT)
         if text.startswith("["):
-            host, _, rest = text[1:].partition("]")
-            if rest:
+            host, bracket, rest = text[1:].partition("]")
+            if rest or not bracket:
                 port = rest.removeprefix(":") if rest.startswith(":") else ""
         elif text.count(":") == 1:
             host, _, port = text.partition(":")

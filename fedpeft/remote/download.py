@@ -52,38 +52,44 @@ def save_files(chunks: Iterable[adapters_pb2.AdapterChunk], folder: Path) -> lis
     with _scratch_beside(folder) as scratch, ExitStack() as opened:
         current: _File | None = None
         for chunk in chunks:
-            if chunk.name:
-                _finish(current)
-                current = _begin(chunk, scratch, names)
-                opened.enter_context(current.opened)
-                names.append(chunk.name)
-            if current is None:
-                raise ProtocolError("the server sent bytes of no file")
-            _append(current, chunk.content)
-        _finish(current)
+            with _writing(folder):
+                if chunk.name:
+                    _finish(current)
+                    current = _begin(chunk, scratch, names)
+                    opened.enter_context(current.opened)
+                    names.append(chunk.name)
+                if current is None:
+                    raise ProtocolError("the server sent bytes of no file")
+                _append(current, chunk.content)
         if not names:
             raise ProtocolError("the server sent no file")
-        if folder.exists():
-            folder.rmdir()
-        scratch.chmod(0o755)
-        scratch.rename(folder)
+        with _writing(folder):
+            _finish(current)
+            if folder.exists():
+                folder.rmdir()
+            scratch.chmod(0o755)
+            scratch.rename(folder)
     return names
 
 
 @contextmanager
 def _scratch_beside(folder: Path) -> Iterator[Path]:
     """A folder on the same file system, gone at the end unless it was moved into place."""
-    try:
+    with _writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror})") from error
     try:
         yield scratch
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror})") from error
 
 
 def _begin(chunk: adapters_pb2.AdapterChunk, scratch: Path, names: list[str]) -> _File:

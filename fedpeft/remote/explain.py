@@ -21,14 +21,10 @@ _PROBE_TIMEOUT_S = 5.0
 _EXPIRED, _WRONG_HOST = 10, 62  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH
 _WRONG_ADDRESS = 64  # X509_V_ERR_IP_ADDRESS_MISMATCH
 
-_ALERTS = {
-    "UNKNOWN_CA": "it does not know the authority that issued your certificate",
-    "CERTIFICATE_EXPIRED": "it says that your certificate has expired; ask for a new one",
-    "BAD_CERTIFICATE": "it does not accept your certificate",
-    "CERTIFICATE_UNKNOWN": "it does not accept your certificate",
-    "UNSUPPORTED_CERTIFICATE": "your certificate is not one for a caller",
-    "CERTIFICATE_REQUIRED": "it wants a certificate",
-}
+_WE_ARE_NOT_TRUSTED = (
+    "the server hung up when it saw your certificate: another authority than the server's issued "
+    "it, or it has expired by the server's clock"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +82,14 @@ def _why_unreachable(address: ServerAddress, credentials: Credentials) -> tuple[
     with raw:
         try:
             with _context(credentials).wrap_socket(raw, server_hostname=address.host) as secured:
-                # In TLS 1.3 a server refuses a certificate only after the handshake.
-                secured.recv(1)
+                # In TLS 1.3 a server refuses a certificate after the handshake. gRPC then hangs up
+                # without a word, where it would otherwise speak first.
+                if secured.recv(1) == b"":
+                    return _WE_ARE_NOT_TRUSTED, False
         except ssl.SSLCertVerificationError as error:
             return _server_not_trusted(error, address), False
         except ssl.SSLError as error:
-            return _we_are_not_trusted(error), False
+            return _no_handshake(error), False
         except OSError as error:
             return f"the connection ended during the handshake ({error.strerror or error})", True
     return "", True
@@ -123,11 +121,8 @@ def _server_not_trusted(error: ssl.SSLCertVerificationError, address: ServerAddr
     )
 
 
-def _we_are_not_trusted(error: ssl.SSLError) -> str:
+def _no_handshake(error: ssl.SSLError) -> str:
     reason = error.reason or str(error)
-    for alert, meaning in _ALERTS.items():
-        if reason.endswith(alert):
-            return f"the server refused the connection: {meaning}"
     if "WRONG_VERSION_NUMBER" in reason:
         return "what listens there does not speak TLS; check the port"
     return f"the TLS handshake failed ({reason})"

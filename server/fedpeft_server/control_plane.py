@@ -27,7 +27,7 @@ from fedpeft_server.access.rules import RULES
 from fedpeft_server.access.signatures import SignatureCheck
 from fedpeft_server.access.trail import AuditTrail
 from fedpeft_server.access.trust import ServerIdentity, Trust
-from fedpeft_server.config import ServerConfig
+from fedpeft_server.config import ListenConfig, ServerConfig
 from fedpeft_server.enrolment import Enrolment
 from fedpeft_server.ports import ClientNodes, RunEngine
 from fedpeft_server.services.adapters import AdaptersService
@@ -89,13 +89,14 @@ class ControlPlane:
             ),
             changes=Rate(burst=_FIRST_CHANGES, per_minute=limits.changes_per_minute),
         )
+        metrics = CallMetrics(registry)
         guard = Guard(
             door=self._door,
             concurrency=Concurrency(
                 max_streams=limits.max_streams, max_calls_per_caller=limits.max_calls_per_caller
             ),
             trail=trail,
-            metrics=CallMetrics(registry),
+            metrics=metrics,
         )
         registry.register(StateMetrics(state, nodes))
         self._threads = ThreadPoolExecutor(limits.max_streams + _NUM_SHORT_CALLS, "call")
@@ -119,7 +120,7 @@ class ControlPlane:
         self._pages = Pages(
             config.listen.metrics_host, config.listen.metrics_port, registry, self.is_ready
         )
-        self.port = _bind(server, config.listen.host, config.listen.port, about.identity)
+        self.port = _bind(server, config.listen, about.identity, metrics)
 
     @property
     def metrics_port(self) -> int:
@@ -165,20 +166,24 @@ def _options(max_message_bytes: int) -> Sequence[tuple[str, int]]:
     )
 
 
-def _bind(server: grpc.Server, host: str, port: int, identity: ServerIdentity) -> int:
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    held = identity.current()
-    # Asked at every handshake, so that a renewed certificate needs no restart.
+def _bind(
+    server: grpc.Server, listen: ListenConfig, identity: ServerIdentity, metrics: CallMetrics
+) -> int:
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+
+    def at_each_handshake() -> grpc.ServerCertificateConfiguration:
+        metrics.handshake_began()
+        return _tls(identity.current())  # so that a renewed certificate needs no restart
+
     credentials = grpc.dynamic_ssl_server_credentials(
-        _tls(held), lambda: _tls(identity.current()), require_client_authentication=True
+        _tls(identity.current()), at_each_handshake, require_client_authentication=True
     )
     try:
-        bound = server.add_secure_port(address, credentials)
+        return server.add_secure_port(f"{host}:{listen.port}", credentials)
     except RuntimeError as error:
         raise ConfigError(
-            f"listen.port: {address} cannot be bound; is another server running?"
+            f"listen.port: {host}:{listen.port} cannot be bound; is another server running?"
         ) from error
-    return bound
 
 
 def _tls(held: Credentials) -> grpc.ServerCertificateConfiguration:

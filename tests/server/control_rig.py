@@ -1,10 +1,12 @@
 """A control plane that listens, with real TLS, database and artifact store; no run ever trains."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from fedpeft.errors import IdentityError
@@ -118,9 +120,21 @@ class Rig:
         self.control.stop()
 
 
+def _quiet_logs() -> None:
+    """Only what went wrong, without local variables: a failure's output should be readable."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ],
+    )
+
+
 @contextmanager
 def listening(folder: Path, database: str | None = None, **limits: float) -> Iterator[Rig]:
     """Opens everything and listens on free ports."""
+    _quiet_logs()
     holders = Holders(folder)
     server = holders.server()
     for name, role in ROLE_OF.items():

@@ -1,5 +1,6 @@
 """What monitoring reads: calls, refusals, runs, rounds, clients; and whether it is ready."""
 
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -61,6 +62,17 @@ def test_calls_are_counted_by_method_and_code(rig: Rig) -> None:
     # A caller who makes up methods makes up no metrics.
     assert found["fedpeft_calls_total", "unknown-method", "unknown"] == 5
     assert not [name for name in found if "/made.up/0" in name]
+
+
+def test_handshakes_that_no_call_follows_are_counted(rig: Rig) -> None:
+    before = metrics(rig)["fedpeft_handshakes_total",]
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", rig.control.port)) as raw:
+            raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            raw.recv(100)
+    found = metrics(rig)
+    assert found["fedpeft_handshakes_total",] == before + 3
+    assert not [name for name in found if name[0] == "fedpeft_calls_total"]
 
 
 def test_runs_rounds_and_clients(rig: Rig) -> None:

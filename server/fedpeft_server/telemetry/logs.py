@@ -52,3 +52,5 @@ def configure_logs(config: LogConfig) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(config.level.upper())
+    # It tells of every migration that is already there.
+    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -17,7 +17,7 @@ _SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 
 
 class CallMetrics:
-    """Counts calls by method and code, and how long they took."""
+    """Counts calls by method and code, how long they took, and the handshakes before them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Registers the metrics."""
@@ -34,6 +34,15 @@ class CallMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._handshakes = Counter(
+            "fedpeft_handshakes",
+            "TLS handshakes that began; one that fails is followed by no call",
+            registry=registry,
+        )
+
+    def handshake_began(self) -> None:
+        """Counts a handshake; gRPC says nothing of how it ends."""
+        self._handshakes.inc()
 
     def ended(self, method: str, code: str, seconds: float) -> None:
         """Counts a call. `method` is one of the table of rules, or "unknown"."""
