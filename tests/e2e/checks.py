@@ -17,6 +17,24 @@ from fedpeft_server import events
 from tests.e2e.federation import DELTA, Federation, Member, Watched
 
 
+def check_whole(federation: Federation, watched: Watched, run: RunDetails) -> None:
+    """Every client is in every round, and paid once for each, if it had to pay at all."""
+    private = run.config["privacy"].get("enabled", True)
+    for record in run.rounds:
+        assert set(record.cohort) == set(federation.clients), f"{record}\n{watched.story()}"
+    if private:
+        check_charges(federation, watched, run)
+    for member in federation.clients.values():
+        assert num_charges(member, run.run.run_id) == (run.run.num_rounds if private else 0)
+
+
+def check_same_adapters(run: RunDetails, expected: RunDetails) -> None:
+    """Round for round, bit for bit."""
+    for one, other in zip(run.rounds, expected.rounds, strict=True):
+        assert one.cohort == other.cohort
+        assert one.adapter == other.adapter, f"round {one.round} made another adapter"
+
+
 def check_charges(federation: Federation, watched: Watched, run: RunDetails) -> None:
     """Nobody was charged less than was released, nor twice for one round, and all say the same."""
     for participant in run.participants:
@@ -63,7 +81,8 @@ def check_mirrors(federation: Federation, run: RunDetails) -> None:
         for version in versions[1:]:
             number = sum(name in r.cohort for r in run.rounds[: version.round])
             least = epsilon([event.repeated(number)], DELTA) if number else 0.0
-            assert version.epsilon.get(name, 0.0) >= least
+            said = version.epsilon.get(name, 0.0)
+            assert said >= least, f"round {version.round} says less of {name}: {said} < {least}"
         assert versions[-1].epsilon[name] >= budgets[name].epsilon_spent
         if name in run.rounds[-1].cohort:
             assert math.isclose(budgets[name].epsilon_spent, mine, rel_tol=1e-12)

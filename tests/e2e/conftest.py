@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.federation import Federation, federation
-
-NAMES = ("bank", "clinic", "shop")
+from tests.e2e.federation import NAMES, Federation, federation
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from tests.tiny_models import write_rows
 
 ROOT = Path(__file__).parents[2]
 OPERATOR = "operator"
+NAMES = ("bank", "clinic", "shop")
 DELTA = 0.02
 PRIVATE = {"target_epsilon": 4.0, "delta": DELTA}
 OFF = {"enabled": False}
@@ -129,7 +130,7 @@ class Federation:
         command = [
             *("client", "join", self.address, "--identity", str(folder), "--token", token),
             *("--state", str(folder / "state"), "--data", str(rows)),
-            *("--budget", f"{budget}:{DELTA}"),
+            *("--budget", f"{budget}:{DELTA}", "--threads", "1", "--json"),
         ]
         member = Member(
             name=name,
@@ -272,7 +273,7 @@ class Watched:
             self._told.notify_all()
 
 
-CONNECTED = r"connected"
+CONNECTED = r'"kind": "connected"'
 
 
 def program(

@@ -53,9 +53,7 @@ def network(*names: str) -> Iterator[Network]:
         for number, name in enumerate(names, start=1):
             space = f"{label}-{name}"
             _connect(switch, f"to-{name}", "eth0", ("-n", space), f"{_NET}.{number}/24")
-            hosts[name] = Host(
-                address=f"{_NET}.{number}", prefix=("ip", "netns", "exec", space)
-            )
+            hosts[name] = Host(address=f"{_NET}.{number}", prefix=("ip", "netns", "exec", space))
         _connect(switch, "to-here", cable, (), f"{_NET}.{_HERE}/24")
         yield Network(label=label, hosts=hosts)
     finally:

@@ -1,4 +1,4 @@
-"""Copies of the code with one mistake in it, for tests that show what the other tests would find."""
+"""Copies of the code with one mistake in them, to show what the tests would find."""
 
 import shutil
 from dataclasses import dataclass

@@ -9,33 +9,19 @@ such a run is disturbed, its adapter must be the undisturbed run's, bit for bit.
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedpeft.remote.records import RunDetails
 from tests.e2e import chaos
 from tests.e2e.chaos import KINDS
-from tests.e2e.checks import check_charges, num_charges
-from tests.e2e.conftest import NAMES
-from tests.e2e.federation import OFF, PRIVATE, Federation, Watched, federation
-from tests.e2e.planted import Mistake
+from tests.e2e.checks import check_same_adapters, check_whole
+from tests.e2e.federation import NAMES, OFF, PRIVATE, Federation, Watched
 
 NUM_ROUNDS = 4
 PRIVATE_RUN = {"privacy": PRIVATE, "num_rounds": NUM_ROUNDS, "local_steps": 4}
 PLAIN_RUN = {"privacy": OFF, "num_rounds": NUM_ROUNDS, "local_steps": 4, "sampling_prob": 1.0}
 SEED = 20261125
-
-
-def check_finished(opened: Federation, watched: Watched, run: RunDetails) -> None:
-    """What holds of every run here: all were in every round, paid for it once, and no less."""
-    assert [set(r.cohort) for r in run.rounds] == [set(NAMES)] * run.run.num_rounds
-    check_charges(opened, watched, run) if run.config["privacy"].get("enabled", True) else None
-    for name in NAMES:
-        charged = run.run.num_rounds if run.config["privacy"].get("enabled", True) else 0
-        assert num_charges(opened.clients[name], run.run.run_id) == charged
 
 
 class Trial:
@@ -52,7 +38,7 @@ class Trial:
             run = self.watch(settings).finished()
             self._duration_s[settings is PLAIN_RUN] = time.monotonic() - started
             if settings is PLAIN_RUN:
-                self.adapters = [r.adapter for r in run.rounds]
+                self.undisturbed = run
 
     def watch(self, settings: dict[str, Any]) -> Watched:
         return self.opened.submit(self.opened.config(**settings))
@@ -66,9 +52,9 @@ class Trial:
         self.killed += chaos.disturb(self.opened, watched, kills)
         run = watched.finished(600)
         self.num_runs += 1
-        check_finished(self.opened, watched, run)
+        check_whole(self.opened, watched, run)
         if plain:
-            assert [r.adapter for r in run.rounds] == self.adapters
+            check_same_adapters(run, self.undisturbed)
 
     def summary(self) -> str:
         kills = ", ".join(f"{self.killed[kind]} × {kind}" for kind in KINDS)
