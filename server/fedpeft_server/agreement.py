@@ -1,15 +1,13 @@
 """How a run comes to its clients: all are offered its terms, and who accepts is planned for."""
 
-import math
 from collections.abc import Mapping
 
 from fedpeft.errors import IdentityError, PrivacyError, ProtocolError
 from fedpeft.federated.messages import Acceptance
-from fedpeft.federated.plan import RunPlan
 from fedpeft.federated.terms import RunTerms
 from fedpeft_server import events
 from fedpeft_server.conversation import converse
-from fedpeft_server.records import Participant, RunPlanRecord
+from fedpeft_server.records import RunPlanRecord
 from fedpeft_server.run_context import RunContext
 
 _WAIT_S = 5.0
@@ -76,27 +74,7 @@ def agree(context: RunContext, terms: RunTerms) -> RunPlanRecord:
 def _plan(
     context: RunContext, terms: RunTerms, accepted: Mapping[str, Acceptance]
 ) -> RunPlanRecord:
-    left = {c: a.remaining_epsilon for c, a in accepted.items() if a.remaining_epsilon is not None}
-    if terms.privacy.enabled and left.keys() != accepted.keys():
+    if terms.privacy.enabled and any(a.remaining_epsilon is None for a in accepted.values()):
         raise PrivacyError("a client accepted a private run and named no budget")
-    plan: RunPlan = context.compute(
-        "plan", {client_id: a.num_examples for client_id, a in accepted.items()}, left
-    )
-    participants = []
-    for client_id, client in plan.clients.items():
-        noise = plan.noise_multiplier(client_id)
-        assert noise is None or math.isfinite(noise)
-        participants.append(
-            Participant(
-                client_id=client_id,
-                num_examples=client.num_examples,
-                noise_multiplier=noise,
-                expected_batch_size=client.expected_batch_size,
-                weight=client.weight,
-                num_rounds_planned=client.num_rounds,
-                dataset=accepted[client_id].dataset,
-            )
-        )
-    return RunPlanRecord(
-        terms_json=terms.to_json(), participants=tuple(participants), cohorts=plan.cohorts
-    )
+    plan: RunPlanRecord = context.compute("plan", terms, accepted)
+    return plan

@@ -1,7 +1,8 @@
 """All runs of a coordinator: each in a thread of its own, at most so many at a time.
 
 A thread only waits and writes to the database; what computes is in other processes. At start every
-run that was under way when the last coordinator ended, however it ended, goes on by itself.
+run that was under way when the last coordinator ended, however it ended, goes on by itself; so does
+one whose database or artifact store was away for a while.
 """
 
 import json
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedpeft.errors import FedpeftError
+from fedpeft.errors import FedpeftError, UnavailableError
 from fedpeft.registry.artifacts import ArtifactStore
 from fedpeft.warm_worker import WarmWorker
 from fedpeft_server import events, remote_run, simulated_run
@@ -28,6 +29,7 @@ from fedpeft_server.simulated_run import Simulator
 from fedpeft_server.state import State
 
 _ENDED_BADLY = (RunStatus.STOPPED, RunStatus.FAILED)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
 
 OpenPost = Callable[[str], AbstractContextManager[Post]]
 """Opens the post of a run by its id."""
@@ -139,18 +141,34 @@ class Engine:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, run_id: str, active: "_Active") -> None:
+        pause_s = _FIRST_PAUSE_S
         try:
-            if not active.stop.is_set():
-                self._execute(self._state.run(run_id), active)
-        except StoppedError:
-            pass
-        except Exception as error:  # a run must not take the coordinator down
-            if not active.stop.is_set():
-                self._fail(run_id, error)
+            while not active.stop.is_set():
+                try:
+                    self._attempt(run_id, active)
+                except UnavailableError as error:
+                    # Nothing can be recorded now, not even that it failed; and what is recorded is
+                    # all that it needs to go on.
+                    self._watch("unavailable", {"run_id": run_id, "reason": str(error)})
+                    active.stop.wait(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                else:
+                    return
         finally:
             with self._lock:
                 del self._active[run_id]
             active.ended.set()
+
+    def _attempt(self, run_id: str, active: "_Active") -> None:
+        try:
+            self._execute(self._state.run(run_id), active)
+        except StoppedError:
+            pass
+        except UnavailableError:
+            raise
+        except Exception as error:  # a run must not take the coordinator down
+            if not active.stop.is_set():
+                self._fail(run_id, error)
 
     def _execute(self, run: RunRecord, active: "_Active") -> None:
         if run.status not in UNDER_WAY:

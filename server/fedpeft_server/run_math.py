@@ -1,22 +1,28 @@
 """What a run computes, in a process of its own: the coordinator itself never loads a model.
 
 Tensors pass between the two as safetensors blobs. A crash here, or a kill, loses nothing: the
-process is started again and asked again.
+process is started again and asked again. The coordinator imports this module for its values, so
+torch is imported where it is used.
 """
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedpeft.config import validate_config
 from fedpeft.dp.events import DpSgdEvent
-from fedpeft.federated.coordination import Coordination, distance
-from fedpeft.federated.plan import RunPlan
+from fedpeft.federated.messages import Acceptance
 from fedpeft.federated.terms import RunTerms
 from fedpeft.types import size_bytes, tensor_digest
 from fedpeft.wire.blobs import TensorSpec, from_blob, specs_of, to_blob
+from fedpeft_server.records import Participant, RunPlanRecord
+
+if TYPE_CHECKING:
+    from fedpeft.federated.coordination import Coordination
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +87,31 @@ class RunMath:
             update_bytes=size_bytes({name: initial[name] for name in coordination.trained}),
         )
 
-    def plan(
-        self, num_examples: Mapping[str, int], remaining_epsilon: Mapping[str, float]
-    ) -> RunPlan:
-        """See `plan.plan_run`."""
-        return self._coordination.plan(num_examples, remaining_epsilon)
+    def plan(self, terms: RunTerms, accepted: Mapping[str, Acceptance]) -> RunPlanRecord:
+        """Returns what is planned for those who accepted; see `plan.plan_run`."""
+        left = {c: a.remaining_epsilon for c, a in accepted.items()}
+        plan = self._coordination.plan(
+            {client_id: a.num_examples for client_id, a in accepted.items()},
+            {client_id: epsilon for client_id, epsilon in left.items() if epsilon is not None},
+        )
+        participants = []
+        for client_id, client in plan.clients.items():
+            noise = plan.noise_multiplier(client_id)
+            assert noise is None or math.isfinite(noise)
+            participants.append(
+                Participant(
+                    client_id=client_id,
+                    num_examples=client.num_examples,
+                    noise_multiplier=noise,
+                    expected_batch_size=client.expected_batch_size,
+                    weight=client.weight,
+                    num_rounds_planned=client.num_rounds,
+                    dataset=accepted[client_id].dataset,
+                )
+            )
+        return RunPlanRecord(
+            terms_json=terms.to_json(), participants=tuple(participants), cohorts=plan.cohorts
+        )
 
     def check_update(self, blob: bytes, digest: str, adapter: bytes, adapter_digest: str) -> float:
         """Returns the L2 norm of an update minus the adapter that it started from.
@@ -93,6 +119,8 @@ class RunMath:
         Raises:
             ProtocolError: If it does not hold exactly the trained tensors, finite, with the digest.
         """
+        from fedpeft.federated.coordination import distance
+
         update = from_blob(blob, self._update_specs, digest)
         return distance(update, from_blob(adapter, self._adapter_specs, adapter_digest))
 
@@ -142,8 +170,10 @@ class RunMath:
             return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}, metrics
 
     @cached_property
-    def _coordination(self) -> Coordination:
+    def _coordination(self) -> "Coordination":
         import torch
+
+        from fedpeft.federated.coordination import Coordination
 
         torch.set_num_threads(1)
         config = self._config

@@ -16,7 +16,6 @@ from fedpeft.config import validate_config
 from fedpeft.errors import WorkerLostError
 from fedpeft.federated.observer import Observer
 from fedpeft.federated.records import RoundReport
-from fedpeft.federated.run_folder import RunFolder
 from fedpeft.registry.artifacts import ArtifactStore
 from fedpeft.warm_worker import WarmWorker
 from fedpeft.wire.blobs import to_blob
@@ -85,6 +84,8 @@ class _Publisher(Observer):
         self.publish()
 
     def publish(self) -> None:
+        from fedpeft.federated.run_folder import RunFolder  # torch, in this process alone
+
         saved = RunFolder(self._folder).load_round()
         assert saved is not None
         progress, tensors = saved

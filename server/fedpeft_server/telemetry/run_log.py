@@ -19,7 +19,7 @@ class RunLog:
         )
 
     def __call__(self, kind: str, body: Mapping[str, Any]) -> None:
-        """Takes an event; its kind is one of `events.KINDS`, or "error" with the exception."""
+        """Takes an event of `events.KINDS`, "error" with the exception, or "unavailable"."""
         self._events.labels(kind).inc()
         told = {key: value for key, value in body.items() if value is not None}
         error = told.pop("error", None)
