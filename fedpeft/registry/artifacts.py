@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from fedpeft.errors import ConfigError, InputError, UnavailableError, VerificationError
-from fedpeft.files import sync
+from fedpeft.files import make_private_folder, sync
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _PARTIAL: Final = ".partial"
@@ -51,7 +51,7 @@ class ArtifactStore:
             if self._folder is None:
                 self._files.makedirs(self._root, exist_ok=True)
             else:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private_folder(self._folder)
                 _sweep(self._folder)
 
     def put(self, content: bytes) -> str:

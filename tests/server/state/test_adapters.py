@@ -103,6 +103,9 @@ def test_an_export_is_set_and_replaced(state: State) -> None:
     assert state.adapter(an_adapter(0).digest).export is None
     with pytest.raises(NotFoundError, match="run 'run-1' has no adapter"):
         state.set_export(digest("unknown"), FILES, run_id="run-1")
+    begin(state, "run-2")
+    with pytest.raises(NotFoundError, match="run 'run-2' has no adapter"):
+        state.set_export(an_adapter(1).digest, FILES, run_id="run-2")
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/b", "a\\b", "", ".", "..", ".hidden", "a" * 129])

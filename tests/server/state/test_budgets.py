@@ -21,7 +21,7 @@ def tell(state: State, *budgets: BudgetRecord) -> None:
 
 def test_the_newest_statement_per_client_and_data_set_is_shown(state: State) -> None:
     begin(state)
-    other = a_budget("south", 3, dataset=digest("other rows"))
+    other = a_budget("south", 3, dataset=digest("other rows"), epsilon_spent=0.01)
     tell(state, a_budget("south", 1), a_budget("north", 1), a_budget("south", 2), other)
     by_dataset = sorted([a_budget("south", 2), other], key=lambda budget: budget.dataset)
     assert state.budgets() == [a_budget("north", 1), *by_dataset]

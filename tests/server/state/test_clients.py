@@ -96,6 +96,9 @@ def test_revocation_is_final_for_every_certificate_the_client_had(state: State) 
     for serial in ("a1", "b2"):
         with pytest.raises(ClientRevokedError, match=f"the certificate {serial} of north"):
             enrol(state, a_client(serial=serial))
+        assert state.certificate_revoked("north", serial)
+        assert not state.certificate_revoked("south", serial)
+    assert not state.certificate_revoked("north", "c3")
     # What it was invited with before does not bring it back, nor does the key it is known by.
     with pytest.raises(BadTokenError):
         state.enrol("north", TOKEN, a_client(serial="c3"), NOW)
@@ -110,6 +113,7 @@ def test_a_revoked_client_comes_back_with_a_new_certificate_and_a_new_token(stat
     back = a_client(serial="b2", enrolled_at=SOON)
     assert enrol(state, back) == back
     assert state.client("north").revoked_at is None
+    assert [state.certificate_revoked("north", serial) for serial in ("a1", "b2")] == [True, False]
     state.revoke_client("north", "moved again", SOON)
     with pytest.raises(ClientRevokedError, match="the certificate b2 of north"):
         enrol(state, a_client(serial="b2"))

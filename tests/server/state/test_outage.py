@@ -45,6 +45,17 @@ def test_the_same_state_goes_on_when_its_server_is_back(own_server: postgres.Ser
         assert state.verify_audit().count == 0
 
 
+def test_a_restart_that_nobody_noticed_costs_no_call(own_server: postgres.Server) -> None:
+    with State.open(own_server.url) as state:
+        begin(state)
+        use_several_connections(state)
+        own_server.stop()
+        own_server.start()
+        finish(state, 1)
+        use_several_connections(state)
+        assert len(state.rounds("run-1")) == 1
+
+
 def use_several_connections(state: State) -> None:
     """So that there is more than one to lose."""
     together = threading.Barrier(4)
