@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedpeft.errors import IdentityError
@@ -152,7 +153,8 @@ def _check_revocations(
     revocations: x509.CertificateRevocationList, authority: x509.Certificate, now: datetime
 ) -> None:
     key = authority.public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)
+    # Of whatever kind: an authority of one's own may be older than ours.
+    assert isinstance(key, get_args(CertificateIssuerPublicKeyTypes))
     if revocations.issuer != authority.subject or not revocations.is_signature_valid(key):
         raise IdentityError("the revocation list is another authority's, or was changed")
     until = revocations.next_update_utc

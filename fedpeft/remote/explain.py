@@ -69,30 +69,42 @@ def explain(error: grpc.RpcError, address: ServerAddress, credentials: Credentia
 
 
 def _why_unreachable(address: ServerAddress, credentials: Credentials) -> tuple[str, bool]:
-    """What a connection of our own finds, empty if nothing; and whether that may pass."""
+    """What connections of our own find, empty if nothing; and whether that may pass."""
     try:
-        raw = socket.create_connection((address.host, address.port), timeout=_PROBE_TIMEOUT_S)
+        if _speaks(address, credentials) or _speaks(address, credentials):
+            return "", True
     except socket.gaierror:
         return "there is no host of that name; check it", True
     except ConnectionRefusedError:
         return "nothing listens there; check host and port, and that the server runs", True
+    except ssl.SSLCertVerificationError as error:
+        return _server_not_trusted(error, address), False
+    except ssl.SSLEOFError:
+        return "the connection ended during the TLS handshake", True
+    except ssl.SSLError as error:
+        return _no_handshake(error), False
     except OSError as error:
         reason = error.strerror or error
         return f"it cannot be reached ({reason}); check the network and firewalls", True
-    with raw:
+    # Once may be a line that broke.
+    return _WE_ARE_NOT_TRUSTED, False
+
+
+def _speaks(address: ServerAddress, credentials: Credentials) -> bool:
+    """Whether the server says something once the handshake is done.
+
+    In TLS 1.3 a server looks at our certificate after that, and gRPC hangs up on one that it does
+    not accept without a word, where it would otherwise speak first.
+    """
+    where = (address.host, address.port)
+    with (
+        socket.create_connection(where, timeout=_PROBE_TIMEOUT_S) as raw,
+        _context(credentials).wrap_socket(raw, server_hostname=address.host) as secured,
+    ):
         try:
-            with _context(credentials).wrap_socket(raw, server_hostname=address.host) as secured:
-                # In TLS 1.3 a server refuses a certificate after the handshake. gRPC then hangs up
-                # without a word, where it would otherwise speak first.
-                if secured.recv(1) == b"":
-                    return _WE_ARE_NOT_TRUSTED, False
-        except ssl.SSLCertVerificationError as error:
-            return _server_not_trusted(error, address), False
-        except ssl.SSLError as error:
-            return _no_handshake(error), False
-        except OSError as error:
-            return f"the connection ended during the handshake ({error.strerror or error})", True
-    return "", True
+            return secured.recv(1) != b""
+        except ConnectionError:
+            return False
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:

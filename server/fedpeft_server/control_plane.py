@@ -160,6 +160,7 @@ def _options(max_message_bytes: int) -> Sequence[tuple[str, int]]:
         # A caller that is gone without a word is noticed, and keeps no thread.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
         # Two servers on one port would share the calls out without a word.
         ("grpc.so_reuseport", 0),

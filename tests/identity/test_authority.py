@@ -20,6 +20,7 @@ from fedpeft.errors import IdentityError
 from fedpeft.identity import authority as module
 from fedpeft.identity.authority import CERTIFICATE, ISSUED, KEY, REVOKED, Authority
 from fedpeft.identity.certificates import Identity, identify, read_certificate, read_revocations
+from fedpeft.identity.credentials import Credentials
 from fedpeft.identity.keys import common_name, new_key, read_key, write_request
 from fedpeft.identity.roles import Role
 
@@ -139,9 +140,9 @@ def test_a_revoked_certificate_is_refused(authority: Authority, tmp_path: Path) 
 
 
 def test_time_ends_certificates_and_lists(authority: Authority, tmp_path: Path) -> None:
-    folder = holder(authority, tmp_path / "c", "clinic", Role.READER, days=10)
+    folder = holder(authority, tmp_path / "c", "clinic", Role.READER, days=40)
     now = datetime.now(UTC)
-    for days, message in ((-1, "valid from"), (11, "valid from"), (31, "revocation list expired")):
+    for days, message in ((-1, "valid from"), (31, "revocation list expired"), (41, "valid from")):
         with pytest.raises(IdentityError, match=message):
             check(folder, tmp_path / "ca", now + timedelta(days=days))
     assert check(folder, tmp_path / "ca", now + timedelta(days=9)).roles == {Role.READER}
@@ -343,8 +344,42 @@ def test_the_whole_way_on_the_command_line(tmp_path: Path) -> None:
     assert [issued[0]["name"], issued[0]["roles"]] == ["clinic", ["data-owner", "reader"]]
     assert "clinic" in run("list", "--ca", ca)
     assert check(clinic, ca).roles == {Role.DATA_OWNER, Role.READER}
+    shown = json.loads(run("show", clinic, "--json"))
+    assert (shown["name"], shown["serial"]) == ("clinic", issued[0]["serial"])
     run("revoke", issued[0]["serial"], "--ca", ca)
     run("refresh", "--ca", ca)
     assert json.loads(run("list", "--ca", ca, "--json"))[0]["revoked_at"] is not None
     with pytest.raises(IdentityError, match="was revoked"):
         check(clinic, ca)
+
+
+def test_in_one_step_where_key_and_authority_are_on_one_machine(tmp_path: Path) -> None:
+    def run(*arguments: object) -> str:
+        result = CliRunner().invoke(app, ["pki", *map(str, arguments)], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    ca, server, reader = tmp_path / "ca", tmp_path / "server", tmp_path / "reader"
+    run("init", ca)
+    run("new", "coordinator", "--ca", ca, "--role", "server", "--host", "localhost", "-o", server)
+    run("new", "ann", "--ca", ca, "--role", "reader", "-o", reader)
+    theirs = {"key.pem", "request.pem", "cert.pem", "authority.cert.pem"}
+    assert {path.name for path in reader.iterdir()} == theirs
+    assert {path.name for path in server.iterdir()} == {*theirs, "revoked.crl.pem"}
+    assert "ann: reader" in run("show", reader)
+    assert handshake(server, reader, ca) == "ann"
+
+
+def test_what_comes_back_may_go_elsewhere(tmp_path: Path) -> None:
+    ca, clinic, back = tmp_path / "ca", tmp_path / "clinic", tmp_path / "back"
+    for arguments in (
+        ("init", ca),
+        ("request", "clinic", "-o", clinic),
+        ("issue", clinic / "request.pem", "--ca", ca, "--role", "data-owner", "-o", back),
+    ):
+        result = CliRunner().invoke(app, ["pki", *map(str, arguments)], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert {path.name for path in back.iterdir()} == {"cert.pem", "authority.cert.pem"}
+    for path in back.iterdir():
+        path.rename(clinic / path.name)
+    assert Credentials.in_folder(clinic).name == "clinic"
