@@ -87,7 +87,7 @@ def _why_unreachable(address: ServerAddress, credentials: Credentials) -> tuple[
                 if secured.recv(1) == b"":
                     return _WE_ARE_NOT_TRUSTED, False
         except ssl.SSLCertVerificationError as error:
-            return _server_not_trusted(error, address), False
+            return server_not_trusted(error, address), False
         except ssl.SSLError as error:
             return _no_handshake(error), False
         except OSError as error:
@@ -107,7 +107,8 @@ def _context(credentials: Credentials) -> ssl.SSLContext:
     return context
 
 
-def _server_not_trusted(error: ssl.SSLCertVerificationError, address: ServerAddress) -> str:
+def server_not_trusted(error: ssl.SSLCertVerificationError, address: ServerAddress) -> str:
+    """Says what is wrong with the certificate of a server."""
     if error.verify_code == _EXPIRED:
         return "the server's certificate has expired; its operator must renew it"
     if error.verify_code in (_WRONG_HOST, _WRONG_ADDRESS):
