@@ -188,22 +188,28 @@ def test_a_node_that_nobody_enrolled_is_told_so(fleet: Fleet, place: Place) -> N
     node.close()
 
 
-def test_a_revoked_node_is_told_so_while_it_waits(fleet: Fleet, place: Place) -> None:
-    member = Member(place).enrol(fleet)
-    grid = open_grid(fleet)
-    served = Served(member.node(fleet), answer)
-    fleet.unregister(member.node_id)
-    assert isinstance(served.ended(), EnrolmentError)
-    assert ask(grid, member) == ""
-    assert fleet.online() == {}
-    served.close()
+def test_a_revoked_node_is_told_so_while_it_waits(place: Place) -> None:
+    with Fleet(place.config(max_wait_s=60.0)) as fleet:
+        member = Member(place).enrol(fleet)
+        grid = open_grid(fleet)
+        served = Served(member.node(fleet, wait_s=60.0), answer)
+        fleet.unregister(member.node_id)
+        assert isinstance(served.ended(within_s=30.0), EnrolmentError)
+        assert ask(grid, member) == ""
+        assert fleet.online() == {}
+        served.close()
 
 
 def test_a_message_to_a_node_that_is_revoked_then_has_an_error(fleet: Fleet, place: Place) -> None:
     member = Member(place).enrol(fleet)
     grid = open_grid(fleet)
     message_id = ask(grid, member)
+    seen: list[bool] = []
+    waiting = threading.Thread(target=lambda: seen.append(grid.wait([message_id], LONG_S)))
+    waiting.start()
     fleet.unregister(member.node_id)
+    waiting.join(LONG_S / 2)
+    assert seen == [True]
     (reply,) = grid.pull_messages([message_id])
     assert reply.has_error()
     assert reply.metadata.reply_to_message_id == message_id

@@ -11,6 +11,7 @@ from fedpeft_server.fleet.grid import FleetGrid
 from fedpeft_server.fleet.guard import Guard
 from fedpeft_server.fleet.link import Link
 from fedpeft_server.fleet.listener import Listener
+from fedpeft_server.fleet.mailbox import Mailbox
 from fedpeft_server.fleet.traffic import Traffic
 
 
@@ -24,9 +25,11 @@ class Fleet:
     def __init__(self, config: FleetConfig) -> None:
         """Prepares the fleet; nodes can be registered and runs opened before it listens."""
         self._link = Link()
+        self._mailbox = Mailbox(self._link.state)
         self._doorbell = Doorbell()
         self._traffic = Traffic()
-        guard = Guard(self._link, Gate(self._link), self._doorbell, self._traffic, config)
+        gate = Gate(self._link, self._mailbox)
+        guard = Guard(self._link.app, gate, self._mailbox, self._doorbell, self._traffic, config)
         self._listener = Listener(guard, config)
 
     @property
@@ -76,6 +79,7 @@ class Fleet:
         """
         self._link.unregister(node_id)
         self._doorbell.dismiss(node_id)
+        self._mailbox.look_again()
 
     def online(self) -> dict[int, datetime]:
         """Returns the nodes that are connected now, and since when (UTC)."""
@@ -88,6 +92,7 @@ class Fleet:
     def close_run(self, run_id: int) -> None:
         """Closes a run: its messages are dropped and replies to them no longer taken."""
         self._link.close_run(run_id)
+        self._mailbox.look_again()
 
     def grid(self, run_id: int) -> FleetGrid:
         """Returns what sends messages of an open run.
@@ -95,7 +100,7 @@ class Fleet:
         Raises:
             ConfigError: If no such run is open.
         """
-        return FleetGrid(self._link, self._doorbell, self._link.run(run_id).run_id)
+        return FleetGrid(self._link, self._mailbox, self._doorbell, self._link.run(run_id).run_id)
 
     def traffic(self, run_id: int) -> tuple[int, int]:
         """Returns the bytes sent and received for a run: HTTP heads and bodies, without TLS.

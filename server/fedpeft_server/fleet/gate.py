@@ -36,6 +36,7 @@ from fedpeft.errors import ProtocolError
 from fedpeft.wire.protobuf import check_small_beside, field_path
 from fedpeft.wire.records import MAX_BESIDE_TENSORS_BYTES, TENSORS
 from fedpeft_server.fleet.link import Link
+from fedpeft_server.fleet.mailbox import Mailbox
 
 ACTIVATE = "/v1/fleet/activate-node"
 DEACTIVATE = "/v1/fleet/deactivate-node"
@@ -114,8 +115,9 @@ class Admitted:
 class Gate:
     """Decides on every request of a node."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, mailbox: Mailbox) -> None:
         self._link = link
+        self._mailbox = mailbox
         self._sessions: dict[int, str] = {}
         self._seen: set[tuple[int, str]] = set()
         self._seen_in_order: deque[tuple[float, tuple[int, str]]] = deque()
@@ -170,7 +172,7 @@ class Gate:
         if isinstance(request, PushMessagesRequest):
             return self._reply(caller, request)
         if isinstance(request, GetRunRequest):
-            if not self._link.has_messages(request.run_id, caller.node_id):
+            if not self._mailbox.has_messages(request.run_id, caller.node_id):
                 raise RefusedError(410, "no-such-run")
             return Admitted(run_id=request.run_id)
         if isinstance(request, SendNodeHeartbeatRequest):
@@ -186,7 +188,7 @@ class Gate:
         if admitted.reply_to is not None:
             if not PushMessagesResponse.FromString(answer).objects_to_push:
                 raise RefusedError(410, "not-taken")
-            self._link.replied(admitted.reply_to)
+            self._mailbox.replied(admitted.reply_to)
 
     def _first_time(self, node_id: int, timestamp: str) -> bool:
         """Whether these headers are new; what is too old to be accepted is forgotten."""
@@ -207,7 +209,7 @@ class Gate:
         _check_heartbeat(request.heartbeat_interval)
         with self._lock:
             self._sessions[caller.node_id] = caller.session
-        self._link.came_back(caller.node_id)
+        self._mailbox.came_back(caller.node_id)
 
     def _check_session(self, caller: Caller) -> None:
         with self._lock:
@@ -222,7 +224,7 @@ class Gate:
             raise RefusedError(400, "malformed")
         reply, tree = request.messages_list[0], request.message_object_trees[0]
         metadata = reply.metadata
-        message = self._link.delivered(caller.node_id, metadata.reply_to_message_id)
+        message = self._mailbox.delivered(caller.node_id, metadata.reply_to_message_id)
         if message is None:
             raise RefusedError(410, "no-such-message")
         if metadata.src_node_id != caller.node_id:

@@ -8,6 +8,7 @@ from flwr.serverapp import Grid
 
 from fedpeft_server.fleet.doorbell import Doorbell
 from fedpeft_server.fleet.link import Link, Run
+from fedpeft_server.fleet.mailbox import Mailbox
 
 
 class FleetGrid(Grid):
@@ -17,8 +18,9 @@ class FleetGrid(Grid):
     ends it. A node that comes back before it replied gets it again.
     """
 
-    def __init__(self, link: Link, doorbell: Doorbell, run_id: int) -> None:
+    def __init__(self, link: Link, mailbox: Mailbox, doorbell: Doorbell, run_id: int) -> None:
         self._link = link
+        self._mailbox = mailbox
         self._doorbell = doorbell
         self._run_id = run_id
 
@@ -48,7 +50,7 @@ class FleetGrid(Grid):
             group_id: The round.
             ttl: Seconds until message and reply are worth nothing; default 12 hours.
         """
-        return self._link.message(
+        return self._mailbox.message(
             self._run_id, content, message_type, dst_node_id, group_id, ttl or DEFAULT_TTL
         )
 
@@ -64,7 +66,7 @@ class FleetGrid(Grid):
         """
         message_ids = []
         for message in messages:
-            message_ids.append(self._link.send(self._run_id, message))
+            message_ids.append(self._mailbox.send(self._run_id, message))
             self._doorbell.ring(message.metadata.dst_node_id)
         return message_ids
 
@@ -74,15 +76,15 @@ class FleetGrid(Grid):
         A message that expired, or that nobody knows, has an error as its reply. Replies are mapped
         to messages by `reply.metadata.reply_to_message_id`.
         """
-        return self._link.collect(self._run_id, list(message_ids))
+        return self._mailbox.collect(self._run_id, list(message_ids))
 
     def wait(self, message_ids: Collection[str], timeout_s: float) -> bool:
         """Waits until a reply to one of these messages can be pulled; returns whether one can."""
-        return self._link.wait(self._run_id, message_ids, timeout_s)
+        return self._mailbox.wait(self._run_id, message_ids, timeout_s)
 
     def withdraw(self, message_ids: Iterable[str]) -> None:
         """Takes messages back: nodes that did not collect them never will, replies are refused."""
-        self._link.withdraw(self._run_id, list(message_ids))
+        self._mailbox.withdraw(self._run_id, list(message_ids))
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -23,7 +23,7 @@ from fedpeft_server.fleet.gate import (
     Gate,
     RefusedError,
 )
-from fedpeft_server.fleet.link import Link
+from fedpeft_server.fleet.mailbox import Mailbox
 from fedpeft_server.fleet.traffic import Traffic
 
 WAIT_HEADER = "fedpeft-wait-s"
@@ -39,15 +39,16 @@ class Guard:
 
     def __init__(
         self,
-        link: Link,
+        app: ASGIApp,
         gate: Gate,
+        mailbox: Mailbox,
         doorbell: Doorbell,
         traffic: Traffic,
         config: FleetConfig,
     ) -> None:
-        self._app: ASGIApp = link.app
-        self._link = link
+        self._app = app
         self._gate = gate
+        self._mailbox = mailbox
         self._doorbell = doorbell
         self._traffic = traffic
         self._config = config
@@ -98,7 +99,7 @@ class Guard:
         try:
             there_is = await self._doorbell.wait(
                 caller.node_id,
-                lambda: self._link.waiting(caller.node_id) is not None,
+                lambda: self._mailbox.waiting(caller.node_id) is not None,
                 gone,
                 self._wait_s(exchange),
             )
@@ -108,7 +109,7 @@ class Guard:
             await exchange.answer(Answer(status=200, body=b""))
             return
         async with self._transfer():
-            message = self._link.waiting(caller.node_id)
+            message = self._mailbox.waiting(caller.node_id)
             run_id = None if message is None else message.metadata.run_id
             answer = await self._flower(exchange, body)
             self._traffic.received(run_id, exchange.head_size + len(body))

@@ -1,17 +1,10 @@
-"""The embedded SuperLink: Flower's app and its link state in memory.
+"""The embedded SuperLink: Flower's app and its link state in memory, with its nodes and runs.
 
-With `gate` the only module of the server that imports what Flower does not publish.
-
-Messages lie in the link state with their content. Flower's own SuperLink takes the content out, and
-its nodes fetch it object by object: fifteen requests a message instead of two, and ids of objects
-that any node may pull, delete or occupy.
+With `mailbox` and `gate` the only modules of the server that import what Flower does not publish.
 """
 
 import logging
 import secrets
-import threading
-import time
-from collections.abc import Collection
 from datetime import datetime
 from typing import Any, cast
 
@@ -22,29 +15,20 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 from fastapi import FastAPI
-from flwr.app import DEFAULT_TTL, Message, Metadata, RecordDict
-from flwr.app.message import make_message
 from flwr.common.constant import (
     HEARTBEAT_MIN_INTERVAL,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
-    SUPERLINK_NODE_ID,
     TRANSPORT_TYPE_GRPC_RERE,
     Status,
 )
-from flwr.proto.message_pb2 import ObjectTree
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
-from flwr.server.superlink.linkstate.utils import (
-    create_message_error_unavailable_ins_message,
-    create_message_error_unavailable_res_message,
-)
 from flwr.supercore.constant import (
     FLWR_IN_MEMORY_DB_NAME,
     NOOP_FEDERATION_ID,
     NodeStatus,
     TaskType,
 )
-from flwr.supercore.date import now
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run as Run
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
@@ -56,7 +40,7 @@ from fedpeft_server.fleet.bundle import Bundle
 
 
 class Link:
-    """Nodes, runs and messages, for the server's own threads and for the gate."""
+    """Nodes and runs. Safe to use from any thread."""
 
     def __init__(self) -> None:
         """Builds Flower's app; it does not listen, and starts no process and no thread."""
@@ -66,9 +50,6 @@ class Link:
         self.app: FastAPI = create_app(_superlink_config(), cast(Any, _Unstarted))
         self.state = cast(InMemoryLinkState, self.app.state.linkstate_factory.state())
         assert isinstance(self.state, InMemoryLinkState)
-        self._replied = threading.Condition(self.state.lock)
-
-    # Nodes
 
     def register(self, public_key: bytes) -> int:
         """See `Fleet.register`."""
@@ -107,8 +88,6 @@ class Link:
                 for node in self.state.get_node_info(statuses=[NodeStatus.ONLINE])
             }
 
-    # Runs
-
     def open_run(self, bundle: Bundle) -> int:
         """Opens a run. No task of it is ever offered to an executor of Flower's."""
         state = self.state
@@ -134,8 +113,6 @@ class Link:
     def close_run(self, run_id: int) -> None:
         """Closes a run and drops its messages."""
         self.state.stop_run(run_id)
-        with self._replied:
-            self._replied.notify_all()
 
     def run(self, run_id: int) -> Run:
         """Returns an open run.
@@ -146,154 +123,6 @@ class Link:
         for run in self.state.get_run_info(run_ids=[run_id], statuses=[Status.RUNNING]):
             return run
         raise ConfigError(f"no run {run_id} is open")
-
-    # Messages
-
-    def message(
-        self, run_id: int, content: RecordDict, kind: str, node_id: int, group: str, ttl: float
-    ) -> Message:
-        """Makes a message without Flower's one identity per process."""
-        metadata = Metadata(
-            run_id=run_id,
-            message_id="",
-            src_node_id=SUPERLINK_NODE_ID,
-            dst_node_id=node_id,
-            reply_to_message_id="",
-            group_id=group,
-            created_at=now().timestamp(),
-            ttl=ttl,
-            message_type=kind,
-        )
-        return make_message(metadata, content=content)
-
-    def send(self, run_id: int, message: Message) -> str:
-        """Stores a message for its node; returns its id, or "" where it cannot be stored."""
-        asked = message.metadata
-        sent = self.message(
-            run_id,
-            message.content,
-            asked.message_type,
-            asked.dst_node_id,
-            asked.group_id,
-            asked.ttl or DEFAULT_TTL,
-        )
-        sent.metadata.created_at = asked.created_at
-        message_id = secrets.token_hex(32)  # what Flower expects of an id: the form of a SHA-256
-        sent.metadata.__dict__["_message_id"] = message_id
-        with self.state.lock:
-            if self.state.store_message_ins(sent) is None:
-                return ""
-            self.state.object_store.preregister(run_id, ObjectTree(object_id=message_id))
-        return message_id
-
-    def collect(self, run_id: int, message_ids: Collection[str]) -> list[Message]:
-        """Takes the replies that are there, and errors for messages that get none any more."""
-        replies = []
-        with self.state.lock:
-            for message_id in message_ids:
-                reply = self._reply(run_id, message_id)
-                if reply is not None:
-                    replies.append(reply)
-                    self._forget(run_id, message_id)
-        return replies
-
-    def wait(self, run_id: int, message_ids: Collection[str], timeout_s: float) -> bool:
-        """Waits until `collect` would return something: a reply, or that a message expired."""
-        until = time.monotonic() + timeout_s
-        with self._replied:
-            while not any(self._reply(run_id, each) is not None for each in message_ids):
-                left_s = until - time.monotonic()
-                if left_s <= 0 or not message_ids:
-                    return False
-                messages = [self.state.message_ins_store[each] for each in message_ids]
-                expires_s = min(map(_expires_at, messages)) - now().timestamp()
-                self._replied.wait(min(left_s, max(expires_s, 0.0)))
-            return True
-
-    def withdraw(self, run_id: int, message_ids: Collection[str]) -> None:
-        """Drops messages and the replies to them."""
-        with self.state.lock:
-            for message_id in message_ids:
-                self._forget(run_id, message_id)
-
-    def has_messages(self, run_id: int, node_id: int) -> bool:
-        """Whether a run has messages for a node."""
-        with self.state.lock:
-            return any(
-                message.metadata.run_id == run_id and message.metadata.dst_node_id == node_id
-                for message in self.state.message_ins_store.values()
-            )
-
-    def waiting(self, node_id: int) -> Message | None:
-        """Returns the message that a node would get now."""
-        with self.state.lock:
-            for message in self.state.message_ins_store.values():
-                metadata = message.metadata
-                mine = metadata.dst_node_id == node_id and metadata.delivered_at == ""
-                if mine and not _expired(message):
-                    return message
-        return None
-
-    def delivered(self, node_id: int, message_id: str) -> Message | None:
-        """Returns a message that this node was given and has not answered in time yet."""
-        with self.state.lock:
-            message = self.state.message_ins_store.get(message_id)
-            if message is None or message.metadata.dst_node_id != node_id or _expired(message):
-                return None
-            return message
-
-    def replied(self, message_id: str) -> None:
-        """Notes that a node answered, and wakes whoever waits for it."""
-        with self._replied:
-            message = self.state.message_ins_store.get(message_id)
-            if message is not None and message.metadata.delivered_at == "":
-                message.metadata.delivered_at = now().isoformat()  # came back, and had it already
-            self._replied.notify_all()
-
-    def came_back(self, node_id: int) -> None:
-        """Makes room for a node that connects anew, and gives it again what it did not answer.
-
-        Flower refuses a node that it believes to be connected, for twice its heartbeat interval
-        after it was killed, and gives a message once, even if the answer to the request was lost.
-        """
-        with self.state.lock:
-            self.state.deactivate_node(node_id)
-            for message_id, message in self.state.message_ins_store.items():
-                answered = message_id in self.state.message_ins_id_to_message_res_id
-                if message.metadata.dst_node_id == node_id and not answered:
-                    message.metadata.delivered_at = ""
-
-    def _message(self, run_id: int, message_id: str) -> Message | None:
-        message = self.state.message_ins_store.get(message_id)
-        return message if message is not None and message.metadata.run_id == run_id else None
-
-    def _reply(self, run_id: int, message_id: str) -> Message | None:
-        """A reply, an error in its place, or None where one may still come.
-
-        Flower's own look-up gives an error for a node that is away, even if it had replied before.
-        """
-        message = self._message(run_id, message_id)
-        if message is None:
-            return create_message_error_unavailable_ins_message(message_id, run_id)
-        reply_id = self.state.message_ins_id_to_message_res_id.get(message_id)
-        if reply_id is not None:
-            return self.state.message_res_store[reply_id]
-        if _expired(message):
-            return create_message_error_unavailable_ins_message(message_id, run_id)
-        node = self.state.nodes.get(message.metadata.dst_node_id)
-        if node is None or node.status == NodeStatus.UNREGISTERED:
-            return create_message_error_unavailable_res_message(message.metadata, "node_unavail")
-        return None
-
-    def _forget(self, run_id: int, message_id: str) -> None:
-        if self._message(run_id, message_id) is None:
-            return
-        reply_id = self.state.message_ins_id_to_message_res_id.get(message_id)
-        self.state.delete_messages({message_id})
-        for object_id in (message_id, reply_id):
-            if object_id is not None:
-                self.state.object_store.delete(object_id)
-        self.state.delete_sessions_in_run(run_id)  # one a reply, for objects that are never pushed
 
 
 class _Unstarted:
@@ -345,11 +174,3 @@ def _canonical(public_key: bytes) -> bytes:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise IdentityError("expected an elliptic-curve key, as `fedpeft.identity.keys` makes them")
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _expires_at(message: Message) -> float:
-    return message.metadata.created_at + message.metadata.ttl
-
-
-def _expired(message: Message) -> bool:
-    return _expires_at(message) <= now().timestamp()
