@@ -10,11 +10,11 @@ umask 077
 clinics="clinic-a clinic-b clinic-c"
 owner=10001:10001
 
-issue() { # NAME ROLE [OPTION...]
-    name=$1 role=$2
-    shift 2
+issue() { # NAME OPTION...
+    name=$1
+    shift
     [ -e "/keys/$name/cert.pem" ] ||
-        fedpeft pki new "$name" --ca /ca/authority --role "$role" --output "/keys/$name" "$@"
+        fedpeft pki new "$name" --ca /ca/authority --output "/keys/$name" "$@"
     chown -R "$owner" "/keys/$name"
 }
 
@@ -27,10 +27,10 @@ if [ "${1:-}" = refresh ]; then
 fi
 
 [ -e /ca/authority/authority.cert.pem ] || fedpeft pki init /ca/authority
-issue server server --host server --host localhost --host 127.0.0.1
-issue operator operator
+issue server --role server --host server --host localhost --host 127.0.0.1
+issue operator --role operator
 for clinic in $clinics; do
-    issue "$clinic" data-owner
+    issue "$clinic" --role data-owner
     chown "$owner" "/tokens/$clinic"
 done
 
