@@ -24,6 +24,7 @@ from fedpeft_server.fleet import Fleet, FleetConfig, build_bundle
 from fedpeft_server.fleet_post import open_fleet_post
 from fedpeft_server.nodes import Nodes
 from fedpeft_server.state import State
+from fedpeft_server.telemetry.expiry import ExpiryMetrics
 from fedpeft_server.telemetry.logs import configure_logs
 from fedpeft_server.telemetry.run_log import RunLog
 
@@ -67,6 +68,7 @@ def serve(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     files = config.identity
     registry = CollectorRegistry()
+    registry.register(ExpiryMetrics(files))
     with ExitStack() as stack:
         stack.enter_context(_the_only_one(folder))
         identity = ServerIdentity(files.key, files.certificate, files.authority)

@@ -17,11 +17,11 @@ def problem(words: Sequence[str], *, complete: bool = True) -> str | None:
     """Returns what the CLI's own parser says against `fedpeft WORDS`; None: nothing.
 
     Args:
-        words: What stands after `fedpeft`; "$@" stands for more of them.
+        words: What stands after `fedpeft`; "$@" and "$OPTIONS" stand for more of them.
         complete: Whether it must be a whole command, and not only the beginning of one.
     """
     command: click.Command = typer.main.get_command(app)
-    left = [word for word in words if word != "$@"]
+    left = [word for word in words if word not in ("$@", "$OPTIONS")]
     complete = complete and len(left) == len(words)
     while isinstance(command, click.Group):
         if not (left or complete):

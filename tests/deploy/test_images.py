@@ -1,5 +1,6 @@
 """The images: linted, built from files that there are, run by nobody special."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from fedpeft import __version__
 from fedpeft_server.config import ServerConfig, load_server_config
-from tests.deploy.commands import problem
+from tests.deploy.commands import commands, problem
 from tests.deploy.conftest import ROOT
 
 _LISTEN = ServerConfig().listen
@@ -77,14 +78,19 @@ def test_no_root_no_tools_no_shell(stages: dict[str, str], name: str) -> None:
 
 @pytest.mark.parametrize("name", ["server", "client"])
 def test_commands(stages: dict[str, str], name: str) -> None:
-    (line,) = re.findall(r"^CMD \[(.+)\]$", stages[name], re.MULTILINE)
-    assert problem(re.findall(r'"([^"]+)"', line)) is None
-    (check,) = re.findall(r"^HEALTHCHECK .*CMD \[(.+)\]$", stages[name], re.MULTILINE)
-    program, *words = re.findall(r'"([^"]+)"', check)
-    if program == "fedpeft":
-        assert problem(words) is None
-    else:
-        assert f"'http://{_LISTEN.metrics_host}:{_LISTEN.metrics_port}/ready'" in words[-1]
+    (line,) = re.findall(r"^CMD (\[.+\])$", stages[name], re.MULTILINE)
+    assert problem(json.loads(line)) is None
+
+
+def test_health_checks(stages: dict[str, str]) -> None:
+    pattern = r"^HEALTHCHECK .*CMD (\[.+\])$"
+    (server,), (client,) = (re.findall(pattern, stages[n], re.MULTILINE) for n in ("server", "client"))
+    page = f"http://{_LISTEN.metrics_host}:{_LISTEN.metrics_port}/ready"
+    assert f"'{page}'" in json.loads(server)[-1]
+    (words,) = commands(json.loads(client)[-1])
+    assert problem(words) is None
+    (state,) = re.findall(r"--state (\S+)", json.loads(client)[-1])
+    assert state == "/var/lib/fedpeft/state"
 
 
 def test_ports(stages: dict[str, str]) -> None:
