@@ -14,6 +14,7 @@ from fedpeft.cli import (
     client,
     config,
     data,
+    doctor,
     model,
     pki,
     report,
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("audit")(audit.audit)
+app.command("doctor")(doctor.doctor)
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(bench.app, name="bench")
 app.add_typer(budget.app, name="budget")

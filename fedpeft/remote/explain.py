@@ -78,7 +78,7 @@ def _why_unreachable(address: ServerAddress, credentials: Credentials) -> tuple[
     except ConnectionRefusedError:
         return "nothing listens there; check host and port, and that the server runs", True
     except ssl.SSLCertVerificationError as error:
-        return _server_not_trusted(error, address), False
+        return server_not_trusted(error, address), False
     except ssl.SSLEOFError:
         return "the connection ended during the TLS handshake", True
     except ssl.SSLError as error:
@@ -119,7 +119,8 @@ def _context(credentials: Credentials) -> ssl.SSLContext:
     return context
 
 
-def _server_not_trusted(error: ssl.SSLCertVerificationError, address: ServerAddress) -> str:
+def server_not_trusted(error: ssl.SSLCertVerificationError, address: ServerAddress) -> str:
+    """Says what is wrong with the certificate of a server."""
     if error.verify_code == _EXPIRED:
         return "the server's certificate has expired; its operator must renew it"
     if error.verify_code in (_WRONG_HOST, _WRONG_ADDRESS):

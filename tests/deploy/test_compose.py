@@ -50,7 +50,8 @@ def test_the_parser_refuses_what_is_wrong(compose: dict[str, Any]) -> None:
 
 def test_what_is_named_is_there(deploy: Path, compose: dict[str, Any]) -> None:
     used = {
-        entry.split(":")[0] for service in compose["services"].values()
+        entry.split(":")[0]
+        for service in compose["services"].values()
         for entry in service.get("volumes", [])
     }
     files = {name for name in used if name.startswith(".")}
@@ -63,12 +64,13 @@ def test_what_is_named_is_there(deploy: Path, compose: dict[str, Any]) -> None:
 def test_clients_reach_the_server_alone(
     compose: dict[str, Any], services: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    assert compose["networks"]["federation"] == compose["networks"]["database"] == {"internal": True}
+    for network in ("federation", "database"):
+        assert compose["networks"][network] == {"internal": True}
     for clinic in _CLINICS:
         assert services[clinic]["networks"] == ["federation"]
         assert "ports" not in services[clinic]
-    on_it = {name for name, service in services.items() if "federation" in service.get("networks", [])}
-    assert on_it == {"server", "operator", "invitations", *_CLINICS}
+    names = {name for name in services if "federation" in services[name].get("networks", [])}
+    assert names == {"server", "operator", "invitations", *_CLINICS}
     assert services["database"]["networks"] == ["database"]
     assert "ports" not in services["database"]
 
@@ -85,7 +87,8 @@ def test_nobody_sees_the_secrets_of_another(services: Mapping[str, Mapping[str, 
         mounted = {entry.split(":")[0] for entry in services[clinic]["volumes"]}
         assert mounted == {f"{clinic}-{what}" for what in ("identity", "state", "rows", "token")}
     holders = [
-        name for name, service in services.items()
+        name
+        for name, service in services.items()
         if any(entry.startswith("authority:") for entry in service.get("volumes", []))
     ]
     assert holders == ["setup"]
@@ -116,7 +119,7 @@ def test_order_of_starting(services: Mapping[str, Mapping[str, Any]]) -> None:
 def test_example_of_settings_is_whole(deploy: Path, text: str) -> None:
     example = (deploy / ".env.example").read_text(encoding="utf-8")
     given = dict(re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE))
-    defaults = {name: default for name, default in _VARIABLE.findall(text)}
+    defaults = dict(_VARIABLE.findall(text))
     assert set(given) == set(defaults)
     for name, value in given.items():
         assert value in ("", defaults[name]), name

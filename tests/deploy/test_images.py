@@ -24,9 +24,10 @@ def stages(deploy: Path) -> dict[str, str]:
     text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\\\n\s*", "", text)
     parts = re.split(r"^FROM (\S+) AS (\S+)\n", text, flags=re.MULTILINE)
-    return {
-        parts[i + 1]: f"FROM {parts[i]}\n{parts[i + 2]}" for i in range(1, len(parts), 3)
-    } | {"": parts[0]}
+    found = {"": parts[0]}
+    for base, name, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        found[name] = f"FROM {base}\n{body}"
+    return found
 
 
 def test_hadolint_has_nothing_to_say(deploy: Path) -> None:
@@ -84,7 +85,8 @@ def test_commands(stages: dict[str, str], name: str) -> None:
 
 def test_health_checks(stages: dict[str, str]) -> None:
     pattern = r"^HEALTHCHECK .*CMD (\[.+\])$"
-    (server,), (client,) = (re.findall(pattern, stages[n], re.MULTILINE) for n in ("server", "client"))
+    (server,) = re.findall(pattern, stages["server"], re.MULTILINE)
+    (client,) = re.findall(pattern, stages["client"], re.MULTILINE)
     page = f"http://{_LISTEN.metrics_host}:{_LISTEN.metrics_port}/ready"
     assert f"'{page}'" in json.loads(server)[-1]
     (words,) = commands(json.loads(client)[-1])

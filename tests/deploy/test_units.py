@@ -107,6 +107,7 @@ def test_users_and_folders_can_be_made(
         assert done.returncode == 0, done.stderr
     accounts = (root / "etc" / "passwd").read_text(encoding="utf-8")
     units = [_read(deploy / "systemd" / unit) for unit in _UNITS]
-    assert {unit["User"][0] for unit in units} == set(re.findall(r"^(fedpeft[\w-]*):", accounts, re.M))
+    made = set(re.findall(r"^(fedpeft[\w-]*):", accounts, re.MULTILINE))
+    assert made == {unit["User"][0] for unit in units}
     if name == "tmpfiles":
         assert (root / "etc" / "fedpeft" / "identity").stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,50 @@
+"""Key and certificate of the client."""
+
+from datetime import datetime, timedelta
+
+from cryptography import x509
+
+from fedpeft.errors import FedpeftError
+from fedpeft.identity.certificates import roles_of
+from fedpeft.identity.roles import Role
+from fedpeft_client.doctor.finding import Finding
+from fedpeft_client.doctor.machine import Machine
+
+_CHECK = "certificate"
+_SOON = timedelta(days=30)
+
+
+def check_certificate(machine: Machine) -> Finding:
+    """Looks for a data owner's certificate with its key, which holds for another month."""
+    held = machine.credentials
+    if held is None:
+        return Finding.skipped(_CHECK, "no --identity")
+    if isinstance(held, FedpeftError):
+        return Finding.fail(_CHECK, str(held), "put in order what it says, then ask again")
+    roles = roles_of(held.certificate)
+    if Role.DATA_OWNER not in roles:
+        names = ", ".join(sorted(roles)) or "none"
+        return Finding.fail(
+            _CHECK,
+            f"the certificate of {held.name!r} has the roles: {names}",
+            "ask the operator for one with --role data-owner",
+        )
+    now = machine.now()
+    if _left(held.authority, now) < _SOON:
+        return Finding.warn(
+            _CHECK,
+            f"the authority's certificate expires in {_left(held.authority, now).days} days",
+            "ask the operator what follows: everybody needs certificates of a new authority",
+        )
+    if _left(held.certificate, now) < _SOON:
+        return Finding.warn(
+            _CHECK,
+            f"{held.name!r} expires in {_left(held.certificate, now).days} days",
+            "ask the operator for a new one (`fedpeft pki issue --renew`)",
+        )
+    until = held.certificate.not_valid_after_utc
+    return Finding.ok(_CHECK, f"{held.name!r}, a data owner, until {until:%Y-%m-%d}")
+
+
+def _left(certificate: x509.Certificate, now: datetime) -> timedelta:
+    return certificate.not_valid_after_utc - now
