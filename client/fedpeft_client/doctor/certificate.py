@@ -1,6 +1,6 @@
 """Key and certificate of the client."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from cryptography import x509
 
@@ -29,22 +29,21 @@ def check_certificate(machine: Machine) -> Finding:
             f"the certificate of {held.name!r} has the roles: {names}",
             "ask the operator for one with --role data-owner",
         )
-    now = machine.now()
-    if _left(held.authority, now) < _SOON:
+    soon = machine.now() + _SOON
+    if held.authority.not_valid_after_utc < soon:
         return Finding.warn(
             _CHECK,
-            f"the authority's certificate expires in {_left(held.authority, now).days} days",
+            f"the authority's certificate expires on {_day(held.authority)}",
             "ask the operator what follows: everybody needs certificates of a new authority",
         )
-    if _left(held.certificate, now) < _SOON:
+    if held.certificate.not_valid_after_utc < soon:
         return Finding.warn(
             _CHECK,
-            f"{held.name!r} expires in {_left(held.certificate, now).days} days",
+            f"{held.name!r} expires on {_day(held.certificate)}",
             "ask the operator for a new one (`fedpeft pki issue --renew`)",
         )
-    until = held.certificate.not_valid_after_utc
-    return Finding.ok(_CHECK, f"{held.name!r}, a data owner, until {until:%Y-%m-%d}")
+    return Finding.ok(_CHECK, f"{held.name!r}, a data owner, until {_day(held.certificate)}")
 
 
-def _left(certificate: x509.Certificate, now: datetime) -> timedelta:
-    return certificate.not_valid_after_utc - now
+def _day(certificate: x509.Certificate) -> str:
+    return f"{certificate.not_valid_after_utc:%Y-%m-%d}"

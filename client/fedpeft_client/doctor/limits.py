@@ -4,14 +4,14 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory(cgroup: Path = _CGROUP) -> int:
     """Returns the bytes that can still be had, by the machine and by the container's limit."""
-    available = psutil.virtual_memory().available
+    available = int(psutil.virtual_memory().available)
     with suppress(OSError, ValueError):  # no limit ("max"), or no cgroup of version 2
         limit = int((cgroup / "memory.max").read_text())
         used = int((cgroup / "memory.current").read_text())
