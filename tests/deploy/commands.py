@@ -36,10 +36,10 @@ def problem(words: Sequence[str], *, complete: bool = True) -> str | None:
         command.make_context(command.name, left)
     except click.exceptions.Exit:  # --help
         return None
-    except click.MissingParameter as error:
-        return f"{command.name}: {error.format_message()}" if complete else None
     except click.ClickException as error:
-        return f"{command.name}: {error.format_message()}"
+        # What is still to come may well make it right.
+        if complete or not isinstance(error, click.MissingParameter | click.BadOptionUsage):
+            return f"{command.name}: {error.format_message()}"
     return None
 
 
