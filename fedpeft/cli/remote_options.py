@@ -37,8 +37,13 @@ IdentityOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
-def connect(server: str | None, identity: Path | None) -> "Connection":
+def connect(server: str | None, identity: Path | None, *, patience_s: float = 10.0) -> "Connection":
     """Prepares a connection.
+
+    Args:
+        server: As given on the command line.
+        identity: The same.
+        patience_s: How long to ask again while the server is unavailable.
 
     Raises:
         InputError: If the server or the identity was not named.
@@ -49,7 +54,7 @@ def connect(server: str | None, identity: Path | None) -> "Connection":
         raise InputError("name the folder with your certificate: --identity, or FEDPEFT_IDENTITY")
     from fedpeft.remote import Connection
 
-    return Connection.open(server, identity)
+    return Connection.open(server, identity, patience_s=patience_s)
 
 
 def echo_json(value: Any) -> None:

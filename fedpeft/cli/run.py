@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Submit runs to a server and follow them.")
 
 _STOPPED, _FAILED = 130, 3
+_PATIENCE_S = 300.0  # a server that is upgraded meanwhile does not end the watching
 _RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
 
@@ -53,7 +54,7 @@ def submit(
     content = loaded.model_dump(mode="json", exclude_unset=True)
     test = loaded.data.test
     held_out = Path(test) if test and ":" not in test and Path(test).is_file() else None
-    with connect(server, identity) as connection:
+    with connect(server, identity, patience_s=_PATIENCE_S if follow else 10.0) as connection:
         run = connection.submit_run(content, held_out=held_out, idempotency_key=key)
         if not follow:
             _show(run, as_json_text)
@@ -144,7 +145,7 @@ def watch(
 
     Exit code 0 if it finished, 3 if it failed, 130 if it was stopped. Ctrl-C leaves the run alone.
     """
-    with connect(server, identity) as connection:
+    with connect(server, identity, patience_s=_PATIENCE_S) as connection:
         _follow(connection, run_id, as_lines=as_lines)
 
 

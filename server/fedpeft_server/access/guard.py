@@ -21,6 +21,7 @@ Whatever goes wrong leaves as an entry of `fedpeft.wire.catalogue`; nothing else
 gRPC refuses by itself, before there is a call to look at, is in docs/server.md.
 """
 
+import logging
 import threading
 import time
 import uuid
@@ -48,7 +49,6 @@ UNRECEIVED = "unreceived"
 """Outcome of a call without a message: gRPC refused it, or the caller gave it up half-way."""
 
 _LOG = structlog.get_logger("calls")
-_LONGEST_METHOD = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +135,11 @@ class Guard(grpc.ServerInterceptor):
     ) -> Iterator[tuple[Any, Any]]:
         """Lets a call in, and writes down what became of it."""
         account = _Account(method=target.method if target.method in RULES else "unknown")
-        outcome, refusal = OK, None
+        outcome, refusal = Refused.INTERNAL.value.code, None
         try:
             with ExitStack() as stack:
                 yield self._admit(target, requests, context, account, stack)
+            outcome = OK
         except _UnreceivedError:
             # Where gRPC has ended the call already, nobody hears this.
             outcome, refusal = UNRECEIVED, Refused.INVALID.error("no message came that is taken")
@@ -201,7 +202,7 @@ class Guard(grpc.ServerInterceptor):
         self._metrics.ended(account.method, outcome, seconds)
         quiet = outcome == OK and account.method.startswith("/grpc.")
         _LOG.log(
-            10 if quiet else 20,
+            logging.DEBUG if quiet else logging.INFO,
             "call",
             request_id=account.request_id,
             method=account.method,

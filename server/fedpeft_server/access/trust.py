@@ -109,8 +109,7 @@ class _Reread(Generic[_T]):
             except OSError:
                 stamp = None
             if stamp is None or stamp != self._stamp or self._held is None:
-                self._stamp = None  # also where reading fails: the next call tries again
-                self._held = self._read()
+                self._held = self._read()  # where this fails, the next call tries again
                 self._stamp = stamp
             return self._held
 
