@@ -1,15 +1,13 @@
 """kill -9 at random moments of a client: what it sent is paid for, once, and is always the same."""
 
 import contextlib
+import itertools
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,51 +17,15 @@ from fedpeft.dp.events import DpSgdEvent
 from fedpeft.ledger import Ledger
 from tests.client.kill_worker import NUM_ROUNDS, NUM_STEPS
 from tests.federated.client_rounds import DELTA, NUM_ROWS
+from tests.processes import read, running, write
 
-ROOT = Path(__file__).parents[2]
 EVENT = DpSgdEvent(noise_multiplier=1.5, sampling_prob=5 / NUM_ROWS, num_steps=NUM_STEPS)
-
-
-class Nursery:
-    """Starts clients that can be killed."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-        assert self.read() == "ready"
-
-    def read(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
-        assert line, "the nursery ended by itself"
-        return line
-
-    def start(self) -> int:
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        return int(self.read())
-
-
-@contextmanager
-def nursery(folder: Path, model: Path, order: str) -> Iterator[Nursery]:
-    command = [sys.executable, "-m", "tests.client.kill_worker", folder, model, order]
-    with subprocess.Popen(
-        list(map(str, command)),
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as process:
-        try:
-            yield Nursery(process)
-        finally:
-            process.kill()
 
 
 def check(folder: Path) -> tuple[int, int]:
     """Ledger and folder against what was seen outside; returns reservations and releases."""
-    lines = [line.split() for line in (folder / "log").read_text().splitlines()]
+    log = folder / "log"
+    lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
     sent = {(int(number), digest) for kind, number, *rest in lines for digest in rest}
     stepped = {int(number) for kind, number, *_ in lines if kind == "step"}
     assert len({number for number, _ in sent}) == len(sent), "a round was sent in two versions"
@@ -85,37 +47,38 @@ def kill_again_and_again(
     bert: Path, tmp_path: Path, *, num_kills: int, seed: int, order: str = "right"
 ) -> Counter[str]:
     """Kills clients at that many moments, up to four a run, and then lets each run finish."""
-    dice, hits, number = random.Random(seed), Counter[str](), 0
-    # A client is a new folder, so a new nursery; the first shows how long a whole run takes.
-    whole_s = 0.0
-    while hits.total() < num_kills:
-        number += 1
-        folder = tmp_path / f"client-{number}"
-        with nursery(folder, bert, order) as clients:
-            if not whole_s:
-                started = time.perf_counter()
-                clients.start()
-                assert clients.read() == "done"
-                whole_s = time.perf_counter() - started
-                check(folder)
-                continue
-            before = (0, 0)
+    dice, hits = random.Random(seed), Counter[str]()
+    with running("tests.client.kill_worker", str(bert), order) as clients:
+        assert read(clients) == "ready"
+        started = time.perf_counter()
+        assert finish(clients, tmp_path / "undisturbed") == "done"
+        whole_s = time.perf_counter() - started
+        for number in itertools.count():
+            if hits.total() >= num_kills:
+                break
+            folder, before = tmp_path / f"client-{number}", (0, 0)
             for _ in range(4):
-                child = clients.start()
+                write(clients, str(folder))
+                child = int(read(clients))
                 until = time.perf_counter() + dice.random() * whole_s
                 while time.perf_counter() < until:
                     pass
                 with contextlib.suppress(ProcessLookupError):  # it was faster
                     os.kill(child, signal.SIGKILL)
-                if clients.read() == "done":
+                if read(clients) == "done":
                     break
                 after = check(folder)
                 hits[_moment(before, after)] += 1
                 before = after
-            clients.start()
-            assert clients.read() == "done", "the client cannot go on"
+            assert finish(clients, folder) == "done", "the client cannot go on"
             assert check(folder) == (NUM_ROUNDS, NUM_ROUNDS)
     return hits
+
+
+def finish(clients: "subprocess.Popen[str]", folder: Path) -> str:
+    write(clients, str(folder))
+    assert read(clients).isdigit()
+    return read(clients)
 
 
 def _moment(before: tuple[int, int], after: tuple[int, int]) -> str:

@@ -106,6 +106,16 @@ def plan_for(terms: RunTerms, tensors: Mapping[str, Tensor], **fields: Any) -> R
     return replace(plan, **fields)
 
 
+def first_adapter(terms: RunTerms, policy: ClientPolicy) -> dict[str, Tensor]:
+    """The run's, with B and head moved off zero so that everything has a gradient."""
+    model, _ = Models(policy).for_run(terms)
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in model.tensors().items()
+    }
+
+
 @dataclass(kw_only=True)
 class Client:
     """All that a client is; `round()` makes the half that answers, as after a restart."""
@@ -138,13 +148,7 @@ class Client:
         return ClientRound(**parts)
 
     def adapter(self, terms: RunTerms) -> dict[str, Tensor]:
-        """The run's first adapter, B and head moved off zero so that everything has a gradient."""
-        model, _ = Models(self.policy).for_run(terms)
-        generator = torch.Generator().manual_seed(3)
-        return {
-            name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
-            for name, tensor in model.tensors().items()
-        }
+        return first_adapter(terms, self.policy)
 
     def spent(self) -> float:
         return self.ledger.spent_epsilon(self.rows.dataset, DELTA)
@@ -164,6 +168,7 @@ def make_client(
 ) -> Client:
     folder.mkdir(parents=True, exist_ok=True)
     table = read_table(str(write_rows(folder / "rows.jsonl", num_rows, seed=1)), [])
+    # Made again it is the same client: the same rows, the same ledger.
     ledger = Ledger.open(folder / "ledger.db")
     dataset = ledger.register(table.records())
     if budget is not None:
