@@ -9,7 +9,7 @@ import typer.main
 
 from fedpeft.cli.main import app
 
-_START = re.compile(r"(?:^|[\s`(\[/'\"])fedpeft\s+(?=[a-z-])")
+_START = re.compile(r"(?:^|[\s`(\['\"]|/bin/)fedpeft\s+(?=[a-z-])")
 _CODE_BLOCK = re.compile(r"^```\w*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 
 

@@ -39,5 +39,5 @@ def check_ledger(machine: Machine) -> Finding:
     spent, budget = text.epsilon(balance.spent), text.budget(balance.epsilon)
     found = f"sound, {head.count} entries; ε {spent} of {budget} is spent"
     if balance.exhausted:
-        return Finding.warn(_CHECK, found, "nothing more fits; the owner alone may raise it")
+        return Finding.warn(_CHECK, found, "the last round would not fit again; its owner alone may raise it")
     return Finding.ok(_CHECK, found)
