@@ -284,6 +284,7 @@ def program(
     environment = {
         **os.environ,
         "PYTHONPATH": paths,
+        "PYTHONSAFEPATH": "1",  # not what lies where the tests are started
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
