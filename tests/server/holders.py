@@ -39,7 +39,7 @@ class Holders:
         folder = self.folder / (at or name)
         write_request(new_key(folder / KEY), name, folder / REQUEST)
         self.authority.issue(
-            folder / REQUEST, roles, folder / CERTIFICATE, days=2, hosts=hosts, renew=True
+            folder / REQUEST, roles, folder / CERTIFICATE, days=60, hosts=hosts, renew=True
         )
         write_text(folder / AUTHORITY, (self.ca / CA_CERTIFICATE).read_text())
         return folder

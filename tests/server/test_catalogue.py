@@ -222,6 +222,8 @@ def test_only_one_place_ends_a_call() -> None:
     ending = {"abort", "abort_with_status", "set_code", "set_details"}
     found = []
     for file in Path(str(fedpeft_server.__file__)).parent.rglob("*.py"):
+        if "fleet" in file.parts:
+            continue  # Flower's side of the server: no gRPC, and a catalogue of its own
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr in ending:
                 found.append((file.name, node.attr))
