@@ -14,18 +14,17 @@ of the rows than what leaves the machine.
 """
 
 import base64
-import fcntl
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Self, TypeVar
+from typing import Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedpeft.errors import ConfigError, LedgerError
+from fedpeft.file_lock import is_locked, locked
 from fedpeft.files import make_private_folder, write_private_text
 from fedpeft.identity.keys import new_key, read_key
 
@@ -189,24 +188,19 @@ class StateFolder:
         Raises:
             ConfigError: If there is another one.
         """
-        # Whoever asks `is_running` at this moment is gone soon.
-        deadline = time.monotonic() + _PATIENCE_S
-        with (self.path / _LOCK).open("ab") as file:
-            while not _locked(file, fcntl.LOCK_EX):
-                if time.monotonic() >= deadline:
-                    raise ConfigError(
-                        f"the client in {self.path} is running already; stop it first"
-                    )
-                time.sleep(0.05)
+        with ExitStack() as stack:
+            try:
+                # Whoever asks `is_running` at this moment is gone soon.
+                stack.enter_context(locked(self.path / _LOCK, patience_s=_PATIENCE_S))
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"the client in {self.path} is running already; stop it first"
+                ) from error
             yield
 
     def is_running(self) -> bool:
         """Returns whether a process is this client, however the last one ended."""
-        path = self.path / _LOCK
-        if not path.exists():
-            return False
-        with path.open("rb") as file:
-            return not _locked(file, fcntl.LOCK_SH)
+        return is_locked(self.path / _LOCK)
 
     # --- what it remembers
 
@@ -285,11 +279,3 @@ def default_root() -> Path:
     """Returns the folder of the folders of clients that were not put elsewhere."""
     home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(home).expanduser() / "fedpeft" / "clients"
-
-
-def _locked(file: BinaryIO, how: int) -> bool:
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -7,11 +7,9 @@ A run's older updates are removed when a newer one is durable: a coordinator tha
 has finished round 7.
 """
 
-import fcntl
 import json
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedpeft.errors import ProtocolError, UnavailableError
+from fedpeft.file_lock import locked
 from fedpeft.files import make_private_folder, write_atomically, write_private_text
 from fedpeft.types import tensor_digest
 
@@ -63,23 +62,16 @@ class ClientStore:
     def exclusively(self) -> Iterator[None]:
         """Keeps every other process out while the context is open.
 
-        It waits a little: a process that was killed a moment ago may still be about to end.
-
         Raises:
             UnavailableError: If another process is at work here.
         """
-        deadline = time.monotonic() + self._patience_s
-        with (self._folder / "lock").open("ab") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() >= deadline:
-                        raise UnavailableError(
-                            f"another process is at work in {self._folder}; stop one of them"
-                        ) from error
-                    time.sleep(0.05)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self._folder / "lock", patience_s=self._patience_s))
+            except BlockingIOError as error:
+                raise UnavailableError(
+                    f"another process is at work in {self._folder}; stop one of them"
+                ) from error
             yield
 
     def agree(self, run_id: str, terms_digest: str) -> None:

@@ -139,7 +139,7 @@ def test_closed_in_the_middle_it_ends_and_does_not_come_back(
 
 
 def test_the_side_that_talks_to_the_server_loads_no_torch() -> None:
-    modules = ["training", "letters", "join", "client", "policy_file", "state_folder"]
+    modules = ["main", "simulated", "training", "letters", "policy_file", "status"]
     program = "import sys, " + ", ".join(f"fedpeft_client.{name}" for name in modules)
     program += "\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
