@@ -38,7 +38,11 @@ def agree(context: RunContext, terms: RunTerms) -> RunPlanRecord:
         present = context.post.online() & context.enrolled()
         letters = {c: context.correspondence.offer(terms) for c in present - answered}
         for client_id, answer in converse(
-            context.post, letters, timeout_s=_OFFER_S, stop=context.stop
+            context.post,
+            letters,
+            enrolled=context.enrolled,
+            timeout_s=_OFFER_S,
+            stop=context.stop,
         ):
             answered.add(client_id)
             try:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from fedpeft_server.post import Answer, Letter, Post
 
@@ -17,18 +17,24 @@ class StoppedError(Exception):
 
 
 def converse(
-    post: Post, letters: Mapping[str, Letter], *, timeout_s: float, stop: threading.Event
+    post: Post,
+    letters: Mapping[str, Letter],
+    *,
+    enrolled: Callable[[], Collection[str]],
+    timeout_s: float,
+    stop: threading.Event,
 ) -> Iterator[tuple[str, Answer]]:
     """Yields client ids with their answers until all have answered or the time is over.
 
     A client whose letter or answer was lost is asked again: it answers a round twice with the same
     update, so that nothing is paid or released a second time. The caller may leave early: letters
     that nobody has read yet are taken back, so that no client pays for an answer that is not
-    wanted any more.
+    wanted any more. Nobody waits for a client that was revoked meanwhile.
 
     Args:
         post: Carries the letters.
         letters: Client id → what it is asked.
+        enrolled: Returns the clients that may take part now.
         timeout_s: From now.
         stop: Ends the wait.
 
@@ -52,6 +58,8 @@ def converse(
                 if letter_id is not None:
                     del due[client_id]
                     sent[letter_id] = client_id
+                elif client_id not in enrolled():
+                    del due[client_id]
             for answer in post.collect(sent.keys(), timeout_s=min(deadline - now, _WAIT_S)):
                 client_id = sent.pop(answer.letter_id)
                 if answer.envelope is None:

@@ -31,11 +31,13 @@ from fedpeft_server.run_math import Aggregated, Start
 LATE: Final = "late"
 SURPLUS: Final = "surplus"
 REJECTED: Final = "rejected"
+REVOKED: Final = "revoked"
 
 # Asked again at the next attempt: what it failed at may have passed.
 _PASSING = frozenset({LATE, REJECTED, refusals.LOST, refusals.INTERNAL})
-# Codes of clients that may have released something, whatever they say.
-_MAY_HAVE_RELEASED = frozenset({LATE, SURPLUS, REJECTED, refusals.LOST, refusals.INTERNAL})
+# Codes of clients that may have released something, whatever they say; also who was revoked may
+# have been asked before, by this process or the last one.
+_MAY_HAVE_RELEASED = frozenset({LATE, SURPLUS, REJECTED, REVOKED, refusals.LOST, refusals.INTERNAL})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,11 @@ class Round:
             }
             missing |= dict.fromkeys(asked, LATE)
             for client_id, answer in converse(
-                context.post, letters, timeout_s=federation.round_deadline_s, stop=context.stop
+                context.post,
+                letters,
+                enrolled=context.enrolled,
+                timeout_s=federation.round_deadline_s,
+                stop=context.stop,
             ):
                 taken = self._take(client_id, answer)
                 if isinstance(taken, UpdateRecord):
@@ -133,7 +139,9 @@ class Round:
                 f"round {self._number} has {len(got)} updates of the {self._quorum} it needs "
                 f"({reasons}); resume the run when more clients can take part"
             )
-        return list(got.values()), missing
+        enrolled = context.enrolled()
+        gone = [c for c in self._cohort if c not in got and c not in enrolled]
+        return list(got.values()), missing | dict.fromkeys(gone, REVOKED)
 
     def _may_still(self, client_id: str, missing: Mapping[str, str]) -> bool:
         return missing.get(client_id, LATE) in _PASSING and client_id in self._context.enrolled()

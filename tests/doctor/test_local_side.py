@@ -152,7 +152,12 @@ def test_a_sound_ledger(tmp_path: Path) -> None:
 
 def test_a_budget_that_is_spent(tmp_path: Path) -> None:
     folder = _joined(tmp_path / "s", spent=True)
-    _is(check_ledger(Machine(state=folder)), Grade.WARN, "ε 4.38 of 6.00 is spent", "would not fit again")
+    _is(
+        check_ledger(Machine(state=folder)),
+        Grade.WARN,
+        "ε 4.38 of 6.00 is spent",
+        "would not fit again",
+    )
 
 
 def test_a_ledger_that_is_gone(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Letters are answered, lost, sent again, taken back, and given up at the deadline."""
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import pytest
 
@@ -19,6 +19,7 @@ class ScriptedPost:
         self.scripts = scripts
         self.sent: list[str] = []
         self.recalled: list[str] = []
+        self.revoked: set[str] = set()
         self._open: dict[str, bytes | str | None] = {}
 
     def send(self, client_id: str, letter: Letter, *, ttl_s: float) -> str | None:
@@ -54,9 +55,20 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "_WAIT_S", 0.001)
 
 
+def _start(
+    post: ScriptedPost, stop: threading.Event, timeout_s: float = 60.0
+) -> Iterator[tuple[str, Answer]]:
+    return converse(
+        post,
+        dict.fromkeys(post.scripts, LETTER),
+        enrolled=lambda: post.scripts.keys() - post.revoked,
+        timeout_s=timeout_s,
+        stop=stop,
+    )
+
+
 def _talk(post: ScriptedPost, timeout_s: float = 60.0) -> dict[str, bytes | None]:
-    letters = dict.fromkeys(post.scripts, LETTER)
-    answers = converse(post, letters, timeout_s=timeout_s, stop=threading.Event())
+    answers = _start(post, threading.Event(), timeout_s)
     return {client_id: answer.envelope for client_id, answer in answers}
 
 
@@ -75,6 +87,14 @@ def test_who_lost_a_letter_is_asked_again() -> None:
     assert post.sent.count("a") == 3
 
 
+def test_nobody_waits_for_who_was_revoked() -> None:
+    post = ScriptedPost(a=[b"1"], b=[None, "absent"])
+    post.revoked = {"b"}
+
+    assert _talk(post) == {"a": b"1"}
+    assert post.sent == ["a", "b", "b"]
+
+
 def test_at_the_deadline_letters_are_taken_back() -> None:
     post = ScriptedPost(a=[b"1"], b=["never"])
 
@@ -84,7 +104,7 @@ def test_at_the_deadline_letters_are_taken_back() -> None:
 
 def test_a_caller_that_leaves_early_takes_letters_back() -> None:
     post = ScriptedPost(a=[b"1"], b=["never"])
-    answers = converse(post, dict.fromkeys("ab", LETTER), timeout_s=60.0, stop=threading.Event())
+    answers = _start(post, threading.Event())
     assert next(answers)[0] == "a"
     answers.close()
     assert post.recalled == ["b-2"]
@@ -94,7 +114,7 @@ def test_a_stopped_run_takes_letters_back() -> None:
     post, stop = ScriptedPost(a=["never"]), threading.Event()
     stop.set()
     with pytest.raises(StoppedError):
-        list(converse(post, {"a": LETTER}, timeout_s=60.0, stop=stop))
+        list(_start(post, stop))
     assert post.recalled == ["a-1"]
 
 
