@@ -39,5 +39,6 @@ def check_ledger(machine: Machine) -> Finding:
     spent, budget = text.epsilon(balance.spent), text.budget(balance.epsilon)
     found = f"sound, {head.count} entries; ε {spent} of {budget} is spent"
     if balance.exhausted:
-        return Finding.warn(_CHECK, found, "the last round would not fit again; its owner alone may raise it")
+        advice = "the last round would not fit again; its owner alone may raise it"
+        return Finding.warn(_CHECK, found, advice)
     return Finding.ok(_CHECK, found)
