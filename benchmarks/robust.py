@@ -5,9 +5,10 @@
 Every run is that of examples/demo.toml with clients weighted uniformly and one evaluation at the
 end; nothing but the combiner, the attack and the seed differs, and what `--set` says. The noise is
 seeded, so that a run can be repeated and the arms of one seed share what is drawn: such a run
-protects nobody. An attack is NUMBER:FACTOR: that many clients train as the others do and send where
-they started from plus FACTOR times what they changed. Runs that are already there are not run
-again. Prints a Markdown table, means over seeds with their range, and writes it beside the runs.
+protects nobody. An attack is NUMBER:FACTOR or NUMBER:FACTOR:FIRST: that many clients, from the one
+at place FIRST, train as the others do and send where they started from plus FACTOR times what they
+changed. Runs that are already there are not run again. Prints a Markdown table, means over seeds
+with their range, and writes it beside the runs.
 """
 
 import argparse
@@ -36,13 +37,16 @@ COMBINERS = ("weighted-mean", "norm-bound", "median", "trimmed-mean", "multi-kru
 
 @dataclass(frozen=True)
 class Attack:
-    """So many clients send so many times what they changed."""
+    """So many clients send a multiple of what they changed, from place `first` in the cohort on."""
 
     num_clients: int
     factor: float
+    first: int
 
     def __str__(self) -> str:
-        return f"{self.num_clients} × {self.factor:g}" if self.num_clients else "none"
+        if not self.num_clients:
+            return "none"
+        return f"{self.num_clients} × {self.factor:g} from client {self.first}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Betrayed:
 
 
 def simulate(config: RunConfig, attack: Attack, output: Path) -> dict:
-    """Accuracy, seconds, and the norms of all updates; the first clients are the malicious ones."""
+    """Accuracy, seconds and what every round said of its updates."""
     started = time.monotonic()
     assembly = assemble(
         config.model, config.data, config.adapter, config.federation, config.privacy
@@ -81,7 +85,7 @@ def simulate(config: RunConfig, attack: Attack, output: Path) -> dict:
         config.federation,
         max_tokens=max_tokens,
     )
-    malicious = sorted(assembly.plan.clients)[: attack.num_clients]
+    malicious = sorted(assembly.plan.clients)[attack.first :][: attack.num_clients]
     simulation = Simulation(
         run_id=output.name,
         model=assembly.model,
@@ -108,7 +112,7 @@ def simulate(config: RunConfig, attack: Attack, output: Path) -> dict:
 
 
 def result(combine: str, attack: Attack, seed: int, args: argparse.Namespace) -> dict:
-    output = args.output / f"{combine} {attack.num_clients}:{attack.factor:g} seed {seed}"
+    output = args.output / f"{combine}, attack {attack}, seed {seed}"
     stored = output / "result.json"
     if not stored.exists():
         parameters = {
@@ -146,15 +150,15 @@ def table(found: Mapping[tuple[str, Attack], Sequence[dict]], attacks: Sequence[
 
 
 def attack_of(text: str) -> Attack:
-    number, _, factor = text.partition(":")
-    return Attack(int(number), float(factor))
+    number, factor, first = (*text.split(":"), "0")[:3]
+    return Attack(int(number), float(factor), int(first))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--combine", nargs="+", default=COMBINERS, choices=COMBINERS)
-    parser.add_argument("--attack", nargs="+", type=attack_of, default=[Attack(0, 0)])
+    parser.add_argument("--attack", nargs="+", type=attack_of, default=[attack_of("0:0")])
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
     parser.add_argument("--max-update-norm", type=float, default=10.0)
     parser.add_argument("--num-byzantine", type=int, default=1)
