@@ -1,8 +1,8 @@
 """Several clients of one process group on one machine: real identities, ledgers and letters.
 
-ROOT/NAME/identity   key and certificates of a client
-ROOT/NAME/state      its folder: policy, ledger, node key, updates
-ROOT/operator        an operator's identity, where this machine holds the authority
+ROOT/NAME/identity      key and certificates of a client
+ROOT/NAME/state         its folder: policy, ledger, node key, updates
+ROOT/simulate-operator  an operator's identity, where this machine holds the authority
 
 All of them train in one process, which loads a base model once. They share nothing else: to the
 server they are so many clients.
@@ -26,7 +26,7 @@ from fedpeft.models.sources import read_table
 from fedpeft.types import derive_seed
 from fedpeft_client.join import JoinRequest
 
-OPERATOR = "operator"
+OPERATOR = "simulate-operator"
 _DAYS = 365
 
 
