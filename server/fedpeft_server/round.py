@@ -101,7 +101,12 @@ class Round:
     def _collect(self) -> tuple[list[UpdateRecord], dict[str, str]]:
         """Returns the updates that came, and why the others did not."""
         context, federation = self._context, self._terms.federation
-        got = {u.client_id: u for u in context.state.updates(context.run_id, self._number)}
+        # An update whose tensors are gone, as after a restore, is asked for again: it is the same.
+        got = {
+            u.client_id: u
+            for u in context.state.updates(context.run_id, self._number)
+            if context.artifacts.has(u.artifact)
+        }
         missing: dict[str, str] = {}
         for _ in range(federation.most_attempts):
             asked = [c for c in self._cohort if c not in got and self._may_still(c, missing)]

@@ -100,7 +100,7 @@ class RunContext:
             "answer",
             f"run {self.run_id} round {round_number}",
             "rejected",
-            {"error": code, "message": str(error)[:500]},
+            {"error": code, "message": " ".join(str(error).split())[:200]},
         )
         self.tell(events.REJECTED, round_number=round_number, client_id=client_id, code=code)
 

@@ -130,7 +130,10 @@ def test_a_killed_model_process_is_begun_again(
 def test_a_coordinator_that_ended_goes_on_with_the_same_round(
     federation: LocalFederation, tiny_bert: Path
 ) -> None:
-    """The clients that had answered are not charged again, and the adapter is the same."""
+    """The clients that had answered are not charged again, and the adapter is the same.
+
+    Whose tensors were lost meanwhile is asked again, and sends the same.
+    """
     config = simulated_config(federation, tiny_bert, OFF, num_rounds=2)
     expected = SmallRun(config=config, folder=federation.folder / "simulated").finished()
     federation.post.coin_seed = config.federation.seed
@@ -148,8 +151,10 @@ def test_a_coordinator_that_ended_goes_on_with_the_same_round(
         position = 0
         while len(state.updates(run_id, 1)) < 2:
             position = max([e.position for e in state.wait_events(run_id, position, 60)] or [0])
+        lost = state.updates(run_id, 1)[0]
     asked = len(federation.post.asked)
     federation.post.away = set()
+    federation.artifacts.delete(lost.artifact)
     with federation.coordinator() as (engine, state):
         assert engine.recover() == [run_id]
         assert ended(state, run_id).status is RunStatus.FINISHED
@@ -157,6 +162,7 @@ def test_a_coordinator_that_ended_goes_on_with_the_same_round(
     assert newest is not None
     assert newest.digest == tensor_digest(expected.tensors)
     assert federation.post.asked[asked:] == [
+        (lost.client_id, 1),
         ("shop", 1),
         ("bank", 2),
         ("clinic", 2),
