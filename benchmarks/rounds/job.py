@@ -1,0 +1,85 @@
+"""What both arms are given and give back, and what both need: certificates, ports, processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+
+from fedpeft.bench.round_job import RoundJob, RoundResult
+from fedpeft.identity.authority import CERTIFICATE, REVOKED, Authority
+from fedpeft.identity.keys import new_key, write_request
+from fedpeft.identity.roles import Role
+
+
+def read_job(arguments: Sequence[str]) -> tuple[RoundJob, Path]:
+    """Returns the job, and where its result goes."""
+    _, job, result = arguments
+    return RoundJob.model_validate_json(Path(job).read_bytes()), Path(result)
+
+
+def write_result(path: Path, result: RoundResult) -> None:
+    path.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+class Place:
+    """A scratch folder with an authority, and a server's certificate for 127.0.0.1."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        scratch = tempfile.TemporaryDirectory(prefix="fedpeft-rounds-", ignore_cleanup_errors=True)
+        self.folder = Path(stack.enter_context(scratch))
+        self.authority_folder = self.folder / "authority"
+        self.authority = self.authority_folder / CERTIFICATE
+        self.revocations = self.authority_folder / REVOKED
+        self._authority = Authority.create(self.authority_folder, "authority of a benchmark")
+        server = self.issue("server", Role.SERVER)
+        self.key, self.certificate = server / "key.pem", server / "cert.pem"
+
+    def issue(self, name: str, role: Role) -> Path:
+        """Makes the folder of a holder: key, certificate, and the authority's certificate."""
+        folder = self.folder / name
+        folder.mkdir()
+        write_request(new_key(folder / "key.pem"), name, folder / "request.pem")
+        hosts = ["127.0.0.1"] if role is Role.SERVER else []
+        request, certificate = folder / "request.pem", folder / "cert.pem"
+        self._authority.issue(request, [role], certificate, days=2, hosts=hosts)
+        (folder / "authority.cert.pem").write_bytes(self.authority.read_bytes())
+        return folder
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[psutil.Popen]:
+    """Runs a program until the context ends; what it started ends with it."""
+    process = psutil.Popen(
+        command, env=dict(environment or os.environ), stdin=subprocess.DEVNULL, stdout=sys.stderr
+    )
+    try:
+        yield process
+    finally:
+        tree = [process]
+        if process.is_running():
+            tree += process.children(recursive=True)
+        for member in tree:
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                continue
+        process.wait()
+
+
+def read_json(path: Path) -> object:
+    return json.loads(path.read_text(encoding="utf-8"))
