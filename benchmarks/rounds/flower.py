@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-
 from counter import Counter
 from job import Place, free_port, read_job, running, write_result
 
@@ -60,15 +59,16 @@ def main() -> None:
                 *("--superlink", f"127.0.0.1:{counter.port if counter else port}"),
                 *("--root-certificates", str(place.authority), "--port", str(free_port())),
             )
-        arguments = {"job": str(Path(sys.argv[1]).resolve()), "result": str(place.folder / "found.json")}
-        _submit(place, port, environment, arguments)
-        found = _found(place.folder / "found.json", job.deadline_s)
+        written = place.folder / "found.json"
+        config = {"job": str(Path(sys.argv[1]).resolve()), "result": str(written)}
+        _submit(place, port, environment, config)
+        found = _found(written, job.deadline_s)
         ended = found["ended_at"]
         write_result(
             path,
             RoundResult(
                 seconds=[end - start for start, end in pairwise(ended)],
-                is_right=found["is_right"],
+                error=found["error"],
                 wire_bytes=counter.num_bytes if counter else None,
                 stack={"flwr": metadata.version("flwr")},
             ),
@@ -91,11 +91,12 @@ def _wait_for(port: int) -> None:
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
-            return
         except OSError:
             if time.monotonic() > until:
                 raise
             time.sleep(0.2)
+        else:
+            return
 
 
 def _found(path: Path, deadline_s: float) -> dict[str, Any]:

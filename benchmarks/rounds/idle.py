@@ -1,15 +1,20 @@
-"""What takes the place of base model and training in fedpeft's own processes; the rest is real."""
+"""What takes the place of base model and training in fedpeft's own processes; the rest is real.
+
+Needs torch, so that only the processes that compute import it.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+from job import BASE_DIGEST
 from torch import Tensor
 
 from fedpeft.bench.round_job import RoundJob
-from fedpeft.config import validate_config
+from fedpeft.config import RunConfig, validate_config
 from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.client_round import ClientRound
 from fedpeft.federated.client_rows import ClientRows
@@ -24,27 +29,28 @@ from fedpeft_client.executor import Executor
 from fedpeft_client.training import ClientSetup
 from fedpeft_server.run_math import RunMath
 
-BASE_DIGEST = "0" * 64
 STEP = 0.01
-"""What a client adds to every value that it was sent."""
+"""What a client adds to every value of B that it was sent."""
 
 
 class IdleMath(RunMath):
-    """The coordinator's mathematics without a model: checks, norms, FedSVD, digests, plans."""
+    """The coordinator's mathematics: plans, checks, norms, FedSVD and digests, without a model."""
 
     def __init__(self, config: Mapping[str, object], job: RoundJob) -> None:
         super().__init__(config, None)
+        self._run = validate_config(config, "the run")
         self._job = job
-        self._run_config = validate_config(config, "the run")
 
     @cached_property
     def _coordination(self) -> Coordination:
         torch.set_num_threads(1)
-        return _IdleCoordination(self._run_config, self._job)
+        return _IdleCoordination(self._run, self._job)
 
 
 class _IdleCoordination(Coordination):
-    def __init__(self, config, job: RoundJob) -> None:
+    """Takes its tensors from the job, and has nothing to evaluate."""
+
+    def __init__(self, config: RunConfig, job: RoundJob) -> None:
         self._model_config, self._data, self._adapter = config.model, config.data, config.adapter
         self._federation, self._privacy = config.federation, config.privacy
         self._aggregator = AGGREGATORS[config.federation.aggregator]
@@ -56,17 +62,16 @@ class _IdleCoordination(Coordination):
 
     def export(self, directory: Path, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         directory.mkdir()
-        (directory / "README").write_text("An adapter of no model.\n", encoding="utf-8")
+        (directory / "README").write_text("The adapter of no model.\n", encoding="utf-8")
         return {}
 
 
 class IdleExecutor(Executor):
-    """A client's process that trains: policy, ledger, store, digests, and no step."""
+    """A client's half of a round: policy, ledger, store, checks and digests, without a step."""
 
-    def __init__(self, job: RoundJob, setups: Sequence[ClientSetup], num_threads: int | None):
-        super().__init__(setups, num_threads=num_threads)
-        self._tensors = first_tensors(job)
-        self._trained = job.trained
+    def __init__(self, job: RoundJob, setups: Sequence[ClientSetup]) -> None:
+        super().__init__(setups, num_threads=1)
+        self._model = _IdleModel(first_tensors(job), job.trained)
 
     @contextmanager
     def _half(self, client_id: str) -> Iterator[ClientRound]:
@@ -75,7 +80,7 @@ class IdleExecutor(Executor):
             yield _IdleRound(
                 client_id,
                 policy=client.setup.policy,
-                workplace=_IdleWorkplace(client.rows, self._tensors, self._trained),
+                workplace=_IdleWorkplace(client.rows, self._model),
                 ledger=ledger,
                 store=ClientStore(client.setup.folder),
                 watcher=self._watcher,
@@ -83,12 +88,14 @@ class IdleExecutor(Executor):
 
 
 class _IdleRound(ClientRound):
-    def _trained(self, plan: RoundPlan, model, client: LocalClient):
+    def _trained(
+        self, plan: RoundPlan, model: Any, client: LocalClient
+    ) -> tuple[Mapping[str, Tensor], float]:
         return {name: model.tensors()[name] + STEP for name in model.trained}, 0.0
 
 
 class _IdleModel:
-    """Holds tensors."""
+    """Holds an adapter's tensors."""
 
     def __init__(self, tensors: Mapping[str, Tensor], trained: Sequence[str]) -> None:
         self.trained = trained
@@ -104,16 +111,15 @@ class _IdleModel:
 class _IdleWorkplace:
     max_tokens = 1
 
-    def __init__(
-        self, rows: ClientRows, tensors: Mapping[str, Tensor], trained: Sequence[str]
-    ) -> None:
+    def __init__(self, rows: ClientRows, model: _IdleModel) -> None:
         self.num_examples, self.dataset = rows.num_examples, rows.dataset
-        self._model = _IdleModel(tensors, trained)
+        self._model = model
 
-    def prepared(self, terms: RunTerms):
+    def prepared(self, terms: RunTerms) -> Any:
         return self._model, Dataset(input_ids=[[0]], targets=[1], pad_id=0)
 
 
 def first_tensors(job: RoundJob) -> dict[str, Tensor]:
+    """The adapter before the first round; B is no zero, so that the products have full rank."""
     generator = torch.Generator().manual_seed(job.seed)
     return {name: torch.randn(shape, generator=generator) for name, shape in job.tensors.items()}

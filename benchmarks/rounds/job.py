@@ -1,13 +1,12 @@
 """What both arms are given and give back, and what both need: certificates, ports, processes."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,9 @@ from fedpeft.bench.round_job import RoundJob, RoundResult
 from fedpeft.identity.authority import CERTIFICATE, REVOKED, Authority
 from fedpeft.identity.keys import new_key, write_request
 from fedpeft.identity.roles import Role
+
+BASE_DIGEST = "0" * 64
+"""Of the base model that there is not."""
 
 
 def read_job(arguments: Sequence[str]) -> tuple[RoundJob, Path]:
@@ -34,20 +36,19 @@ class Place:
     def __init__(self, stack: ExitStack) -> None:
         scratch = tempfile.TemporaryDirectory(prefix="fedpeft-rounds-", ignore_cleanup_errors=True)
         self.folder = Path(stack.enter_context(scratch))
-        self.authority_folder = self.folder / "authority"
-        self.authority = self.authority_folder / CERTIFICATE
-        self.revocations = self.authority_folder / REVOKED
-        self._authority = Authority.create(self.authority_folder, "authority of a benchmark")
-        server = self.issue("server", Role.SERVER)
-        self.key, self.certificate = server / "key.pem", server / "cert.pem"
+        authority = self.folder / "authority"
+        self._authority = Authority.create(authority, "authority of a benchmark")
+        self.authority, self.revocations = authority / CERTIFICATE, authority / REVOKED
+        self.server = self.issue("server", Role.SERVER)
+        self.key, self.certificate = self.server / "key.pem", self.server / "cert.pem"
 
     def issue(self, name: str, role: Role) -> Path:
         """Makes the folder of a holder: key, certificate, and the authority's certificate."""
         folder = self.folder / name
         folder.mkdir()
-        write_request(new_key(folder / "key.pem"), name, folder / "request.pem")
-        hosts = ["127.0.0.1"] if role is Role.SERVER else []
         request, certificate = folder / "request.pem", folder / "cert.pem"
+        write_request(new_key(folder / "key.pem"), name, request)
+        hosts = ["127.0.0.1"] if role is Role.SERVER else []
         self._authority.issue(request, [role], certificate, days=2, hosts=hosts)
         (folder / "authority.cert.pem").write_bytes(self.authority.read_bytes())
         return folder
@@ -71,15 +72,9 @@ def running(
         yield process
     finally:
         tree = [process]
-        if process.is_running():
+        with suppress(psutil.NoSuchProcess):
             tree += process.children(recursive=True)
         for member in tree:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 member.kill()
-            except psutil.NoSuchProcess:
-                continue
         process.wait()
-
-
-def read_json(path: Path) -> object:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,21 +1,25 @@
-"""fedpeft's own rounds: the coordinator in this process, every client in two of its own.
+"""fedpeft's own rounds: the coordinator in this process, its model in another, each client in two.
 
     python benchmarks/rounds/ours.py JOB.json RESULT.json
 
-Everything of a round is real but the base model: see `idle`. The control plane, over which clients
-enrol and runs are submitted, has no part in a round: this program writes to the database instead.
+Everything of a round is real but the base model; `idle` has what takes its place. The control
+plane, over which clients enrol and runs are submitted, has no part in a round: this program writes
+to the server's database instead.
 """
 
 import base64
 import json
+import math
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from counter import Counter
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -23,12 +27,12 @@ from job import Place, read_job, running, write_result
 
 from fedpeft import __version__
 from fedpeft.bench.round_job import RoundJob, RoundResult
-from fedpeft.identity.certificates import read_certificate
 from fedpeft.identity.credentials import Credentials
 from fedpeft.identity.keys import new_key
 from fedpeft.identity.roles import Role
 from fedpeft.registry.artifacts import ArtifactStore
 from fedpeft.warm_worker import WarmWorker
+from fedpeft.wire.blobs import read_blob
 from fedpeft_server import events
 from fedpeft_server.access.trust import Trust
 from fedpeft_server.correspondence import Correspondence
@@ -40,6 +44,7 @@ from fedpeft_server.records import Client, RunRecord, RunStatus
 from fedpeft_server.state import State
 
 _RUN = "00000000000000bb"
+_OPERATOR = "operator"
 _DELTA = 1e-5
 _NUM_ROWS = 100
 
@@ -48,19 +53,19 @@ def main() -> None:
     job, path = read_job(sys.argv)
     with ExitStack() as stack:
         place = Place(stack)
-        credentials = Credentials.in_folder(place.key.parent)
+        server = Credentials.in_folder(place.server)
         state = stack.enter_context(State.open(str(place.folder / "server.db")))
-        folders = [_client(place, state, n) for n in range(job.num_clients)]
+        artifacts = ArtifactStore(str(place.folder / "artifacts"))
+        folders = [_enrolled(place, state, number) for number in range(job.num_clients)]
         fleet = Fleet(FleetConfig(certificate=place.certificate, key=place.key))
-        nodes, bundle = Nodes(fleet, state), build_bundle()
-        watch = _Watch(job.num_rounds)
+        nodes, bundle, watch = Nodes(fleet, state), build_bundle(), _Watch()
         engine = Engine(
             state,
-            ArtifactStore(str(place.folder / "artifacts")),
+            artifacts,
             Correspondence(
-                key=credentials.key,
-                certificate=credentials.certificate,
-                identify=Trust(credentials.authority, place.revocations).identify,
+                key=server.key,
+                certificate=server.certificate,
+                identify=Trust(server.authority, place.revocations).identify,
             ),
             lambda run_id: open_fleet_post(fleet, nodes, bundle),
             folder=place.folder / "runs",
@@ -75,7 +80,7 @@ def main() -> None:
             "delta": _DELTA,
             "job": str(Path(sys.argv[1]).resolve()),
             "server_certificate": base64.b64encode(
-                credentials.certificate.public_bytes(Encoding.DER)
+                server.certificate.public_bytes(Encoding.DER)
             ).decode(),
         }
         for folder in folders:
@@ -86,7 +91,7 @@ def main() -> None:
         stack.callback(engine.close)
         while len(nodes.online()) < job.num_clients:
             time.sleep(0.1)
-        state.add_run(_run(job), _RUN, "operator")
+        state.add_run(_run(job), _RUN, _OPERATOR)
         engine.start(_RUN)
         if not watch.ended.wait(job.deadline_s):
             raise TimeoutError(f"the run did not end within {job.deadline_s:g} s")
@@ -96,8 +101,8 @@ def main() -> None:
         write_result(
             path,
             RoundResult(
-                seconds=[end - start for start, end in pairwise(watch.at)],
-                is_right=_is_right(state, job),
+                seconds=[end - start for start, end in pairwise(watch.moments)],
+                error=_error(state, artifacts),
                 wire_bytes=counter.num_bytes if counter else None,
                 stack={"fedpeft": __version__},
             ),
@@ -105,33 +110,32 @@ def main() -> None:
 
 
 class _Watch:
-    """Notes when the rounds began and ended."""
+    """Notes when the first round began, when each ended, and that the run did."""
 
-    def __init__(self, num_rounds: int) -> None:
-        self.at: list[float] = []
+    def __init__(self) -> None:
+        self.moments: list[float] = []
         self.ended = threading.Event()
 
-    def __call__(self, kind, body) -> None:
-        if kind == events.ROUND_FINISHED or (kind == events.ROUND_STARTED and not self.at):
-            self.at.append(time.monotonic())
+    def __call__(self, kind: str, body: Mapping[str, Any]) -> None:
+        first = kind == events.ROUND_STARTED and not self.moments
+        if first or kind == events.ROUND_FINISHED:
+            self.moments.append(time.monotonic())
         if kind == "error":
-            print(body, file=sys.stderr)
-        if kind == events.STATUS and body["status"] in ("finished", "failed", "stopped"):
+            print(body["error"], file=sys.stderr)
+        if kind == events.STATUS and body["status"] in (RunStatus.FINISHED, RunStatus.FAILED):
             self.ended.set()
 
 
-def _client(place: Place, state: State, number: int) -> Path:
-    """Makes a client's folder, and enrols it."""
-    name = f"client-{number:02}"
+def _enrolled(place: Place, state: State, number: int) -> Path:
+    """Makes a client's folder with rows and keys, and enrols it."""
+    name = f"client-{number:03}"
     folder = place.issue(name, Role.DATA_OWNER)
-    key = new_key(folder / "node.key.pem")
-    rows = [json.dumps({"text": f"{name} {row}"}) for row in range(_NUM_ROWS)]
+    rows = [json.dumps({"text": f"row {row} of {name}"}) for row in range(_NUM_ROWS)]
     (folder / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    certificate, now = read_certificate(folder / "cert.pem"), datetime.now(UTC)
-    state.add_invitation(name, f"{number:064x}", now + timedelta(days=1), "operator")
+    key, now = new_key(folder / "node.key.pem"), datetime.now(UTC)
     client = Client(
         client_id=name,
-        certificate_serial=f"{certificate.serial_number:x}",
+        certificate_serial=f"{Credentials.in_folder(folder).certificate.serial_number:x}",
         node_public_key=key.public_key().public_bytes(
             Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
         ),
@@ -139,7 +143,9 @@ def _client(place: Place, state: State, number: int) -> Path:
         version=__version__,
         enrolled_at=now,
     )
-    state.enrol(name, f"{number:064x}", client, now)
+    token = f"{number:064x}"
+    state.add_invitation(name, token, now + timedelta(days=1), _OPERATOR)
+    state.enrol(name, token, client, now)
     return folder
 
 
@@ -147,14 +153,14 @@ def _run(job: RoundJob) -> RunRecord:
     config = {
         "model": {"name": "none", "task": "causal-lm", "device": "cpu"},
         "data": {"test": "none.jsonl"},
-        "adapter": {"rank": job.payload.rank, "target_modules": ["query", "value"]},
+        "adapter": {"rank": job.rank, "target_modules": ["query", "value"]},
         "federation": {
             "clients": "remote",
             "num_clients": job.num_clients,
             "num_rounds": job.num_rounds,
             "quorum": job.num_clients,
             "local_steps": 1,
-            "expected_batch_size": 10,
+            "expected_batch_size": _NUM_ROWS / 10,
             "evaluate_every": job.num_rounds,
         },
         "privacy": {"target_epsilon": 6.0, "delta": _DELTA},
@@ -167,23 +173,42 @@ def _run(job: RoundJob) -> RunRecord:
         status=RunStatus.SUBMITTED,
         num_rounds=job.num_rounds,
         submitted_at=datetime.now(UTC),
-        submitted_by="operator",
+        submitted_by=_OPERATOR,
     )
 
 
-def _idle_worker(job: RoundJob, factory, *, name: str) -> WarmWorker:
-    config, _ = factory.args
-    return WarmWorker(partial(_idle_math, config, job), name=name)
+def _idle_worker(job: RoundJob, run_math: Callable[[], object], *, name: str) -> WarmWorker:
+    """Takes the engine's `RunMath` apart: its configuration goes to the idle one."""
+    assert isinstance(run_math, partial)
+    return WarmWorker(partial(_idle_math, run_math.args[0], job), name=name)
 
 
-def _idle_math(config, job: RoundJob):
-    from idle import IdleMath
+def _idle_math(config: Mapping[str, object], job: RoundJob) -> object:
+    from idle import IdleMath  # torch, in the other process alone
 
     return IdleMath(config, job)
 
 
-def _is_right(state: State, job: RoundJob) -> bool:
-    return len(state.rounds(_RUN)) == job.num_rounds
+def _error(state: State, artifacts: ArtifactStore) -> float:
+    """Returns how far the last product B·A is from what the updates must give, relative.
+
+    Each product is applied to a random vector, which spares computing it.
+    """
+    import torch
+    from idle import STEP
+
+    from fedpeft.adapters.lora import lora_pairs
+
+    adapters = sorted(state.adapters(_RUN), key=lambda adapter: adapter.round)
+    before, after = (lora_pairs(read_blob(artifacts.get(a.artifact))) for a in adapters[-2:])
+    off = norm = 0.0
+    for module, (a_RI, b_OR) in after.items():
+        old_a_RI, old_b_OR = before[module]
+        x_I = torch.randn(a_RI.shape[1], dtype=torch.float64)
+        expected_O = (old_b_OR.double() + STEP) @ (old_a_RI.double() @ x_I)
+        off += float((b_OR.double() @ (a_RI.double() @ x_I) - expected_O).square().sum())
+        norm += float(expected_O.square().sum())
+    return math.sqrt(off / norm)
 
 
 if __name__ == "__main__":

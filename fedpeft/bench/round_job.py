@@ -3,10 +3,12 @@
 An arm is a program of its own, `<arm>.py JOB.json RESULT.json`; benchmarks/rounds has both.
 """
 
+import math
+from collections.abc import Iterable
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedpeft.adapters.lora import LORA_A, LORA_B
-
+LORA_A, LORA_B = "lora_a", "lora_b"  # as in `adapters.lora`, which needs torch
 _FLOAT32_BYTES = 4
 
 
@@ -46,12 +48,12 @@ class Payload(_Section):
     @property
     def down_bytes(self) -> int:
         """Of the tensors that go down to one client."""
-        return _size_bytes(list(self.tensors.values()))
+        return _size_bytes(self.tensors.values())
 
     @property
     def up_bytes(self) -> int:
         """Of the tensors that come up from one client."""
-        return _size_bytes([self.tensors[name] for name in self.trained])
+        return _size_bytes(self.tensors[name] for name in self.trained)
 
 
 MINILM = Payload(
@@ -76,7 +78,7 @@ PAYLOADS = {payload.name: payload for payload in (MINILM, LLAMA_8B)}
 class RoundJob(_Section):
     """JOB.json."""
 
-    payload: Payload
+    rank: int
     tensors: dict[str, tuple[int, ...]] = Field(description="Name → shape; float32, sent down.")
     trained: list[str] = Field(description="Names of those that are sent up.")
     num_clients: int = Field(description="All take part in every round, each a process.")
@@ -90,7 +92,9 @@ class RoundResult(_Section):
     """RESULT.json."""
 
     seconds: list[float] = Field(description="Of each round, from its first act to its last.")
-    is_right: bool = Field(description="The last adapter is what the updates must give.")
+    error: float = Field(
+        description="Distance of the last adapter from what the updates must give, relative."
+    )
     wire_bytes: int | None = Field(
         description="Of TCP between clients and server, both ways, from the first connection to "
         "the last; null where they were not counted."
@@ -98,11 +102,5 @@ class RoundResult(_Section):
     stack: dict[str, str] = Field(description="Versions and choices.")
 
 
-def _size_bytes(shapes: list[tuple[int, ...]]) -> int:
-    total = 0
-    for shape in shapes:
-        size = _FLOAT32_BYTES
-        for axis in shape:
-            size *= axis
-        total += size
-    return total
+def _size_bytes(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(_FLOAT32_BYTES * math.prod(shape) for shape in shapes)
