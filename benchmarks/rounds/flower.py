@@ -6,7 +6,6 @@ Both isolate their apps in subprocesses, which is the default: every message sta
 that answers it. The app in `flower_app` trains nothing and imports nothing but Flower.
 """
 
-import json
 import os
 import socket
 import subprocess
@@ -14,13 +13,11 @@ import sys
 import time
 from contextlib import ExitStack
 from importlib import metadata
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 from counter import Counter
-from job import Place, free_port, read_job, running, write_result
+from job import Place, ended, free_port, read_job, ready, running, write_result
 
 from fedpeft.bench.round_job import RoundResult
 
@@ -59,16 +56,16 @@ def main() -> None:
                 *("--superlink", f"127.0.0.1:{counter.port if counter else port}"),
                 *("--root-certificates", str(place.authority), "--port", str(free_port())),
             )
-        written = place.folder / "found.json"
-        config = {"job": str(Path(sys.argv[1]).resolve()), "result": str(written)}
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        config = {
+            "job": str(Path(sys.argv[1]).resolve()),
+            "rounds": f"127.0.0.1:{listening.getsockname()[1]}",
+        }
         _submit(place, port, environment, config)
-        found = _found(written, job.deadline_s)
-        ended = found["ended_at"]
         write_result(
             path,
             RoundResult(
-                seconds=[end - start for start, end in pairwise(ended)],
-                error=found["error"],
+                error=_take_through(listening, job.num_rounds),
                 wire_bytes=counter.num_bytes if counter else None,
                 stack={"flwr": metadata.version("flwr")},
             ),
@@ -99,14 +96,16 @@ def _wait_for(port: int) -> None:
             return
 
 
-def _found(path: Path, deadline_s: float) -> dict[str, Any]:
-    """Waits for what the server's app writes at its end."""
-    until = time.monotonic() + deadline_s
-    while not path.exists():
-        if time.monotonic() > until:
-            raise TimeoutError(f"the run did not end within {deadline_s:g} s")
-        time.sleep(0.2)
-    return json.loads(path.read_text(encoding="utf-8"))
+def _take_through(listening: socket.socket, num_rounds: int) -> float:
+    """Lets the server's app begin each round when it may; returns the error that it found."""
+    connection, _ = listening.accept()
+    with connection, connection.makefile("rw", encoding="ascii", buffering=1) as app:
+        app.readline()
+        ready()
+        for number in range(1, num_rounds + 1):
+            app.write("go\n")
+            ended(float(app.readline()), is_last=number == num_rounds)
+        return float(app.readline())
 
 
 if __name__ == "__main__":

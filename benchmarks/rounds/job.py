@@ -30,6 +30,28 @@ def write_result(path: Path, result: RoundResult) -> None:
     path.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def ready() -> None:
+    """Says that the first round can begin, and waits until it may."""
+    _say("ready")
+    _wait()
+
+
+def ended(seconds: float, *, is_last: bool) -> None:
+    """Says how long a round took, and waits until the next one may begin."""
+    _say(repr(seconds))
+    if not is_last:
+        _wait()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _wait() -> None:
+    if not sys.stdin.readline():
+        raise EOFError("nobody wants another round")
+
+
 class Place:
     """A scratch folder with an authority, and a server's certificate for 127.0.0.1."""
 

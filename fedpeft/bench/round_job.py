@@ -1,6 +1,9 @@
 """What `bench round` gives to an arm and what it takes back.
 
-An arm is a program of its own, `<arm>.py JOB.json RESULT.json`; benchmarks/rounds has both.
+An arm is a program of its own, `<arm>.py JOB.json RESULT.json`; benchmarks/rounds has both. It
+starts a federation and says "ready" on standard output. For every line on standard input it then
+takes the run through one round and says how many seconds that took. After the last round it writes
+its result and ends.
 """
 
 import math
@@ -82,16 +85,14 @@ class RoundJob(_Section):
     tensors: dict[str, tuple[int, ...]] = Field(description="Name → shape; float32, sent down.")
     trained: list[str] = Field(description="Names of those that are sent up.")
     num_clients: int = Field(description="All take part in every round, each a process.")
-    num_rounds: int = Field(description="Those that do not count included.")
+    num_rounds: int = Field(description="Of the run.")
     count_bytes: bool = Field(description="Count the bytes on the wire, which costs time.")
-    deadline_s: float = Field(description="For all rounds.")
     seed: int
 
 
 class RoundResult(_Section):
     """RESULT.json."""
 
-    seconds: list[float] = Field(description="Of each round, from its first act to its last.")
     error: float = Field(
         description="Distance of the last adapter from what the updates must give, relative."
     )

@@ -1,23 +1,23 @@
 """`fedpeft bench round`: time and bytes of a federated round without training, against Flower's.
 
-Each arm is a program that starts a federation of real processes over TLS on this machine, takes it
-through the rounds of one job and says how long each of them took. Start-up does not count, nor does
-the first round, in which connections are made and libraries loaded. Bytes are counted in runs of
-their own, because counting takes time.
+Each arm is a program that starts a federation of real processes over TLS on this machine. Both stay
+up while they take turns: a block is one round of each, in a random order, while the other waits.
+Start-up does not count, nor does the first round, in which connections are made and libraries
+loaded. Bytes are counted in a run of its own, because counting takes time.
 """
 
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
+from fedpeft.bench.dialogue import Dialogue
 from fedpeft.bench.interleave import CONFIDENCE, paired_ratio, reachable_confidence
-from fedpeft.bench.process import run_program
 from fedpeft.bench.round_job import Payload, RoundJob, RoundResult
 from fedpeft.bench.schema import TENSORS, ArmReport, CaseReport, CheckReport, RatioReport
 from fedpeft.errors import ConfigError, VerificationError
@@ -35,6 +35,7 @@ MOST_SECONDS = 1 / 3
 MOST_WIRE_BYTES = 1.05
 """Target: bytes of ours on the wire over those of the tensors, at most."""
 _TOLERANCE = 1e-4
+_COUNTED_ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +44,12 @@ class RoundSettings:
 
     Attributes:
         programs: Folder of the arms.
-        num_rounds: Measured rounds of one run; the first one comes on top.
-        num_blocks: Each runs every arm once.
-        deadline_s: For all rounds of one run.
+        num_blocks: Each is one round of every arm; a round before the first does not count.
+        deadline_s: For anything that an arm does: start, a round, its end.
         seed: Of the tensors and the order of arms.
     """
 
     programs: Path
-    num_rounds: int
     num_blocks: int
     deadline_s: float
     seed: int
@@ -66,16 +65,16 @@ class RoundSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
-    """One run of one arm."""
+class _Taken:
+    """One run that was taken through its rounds.
 
+    Attributes:
+        seconds: Of each round, the first one too.
+        result: What the arm says at its end.
+    """
+
+    seconds: list[float]
     result: RoundResult
-    peak_bytes: int
-
-    @property
-    def seconds(self) -> float:
-        """Of the median round, the first one left out."""
-        return median(self.result.seconds[1:])
 
 
 def run_rounds(
@@ -86,21 +85,21 @@ def run_rounds(
     output: Path,
     advanced: Callable[[str, float], object] = lambda name, seconds: None,
 ) -> CaseReport:
-    """Runs both arms in interleaved blocks; their logs and results stay in `output`/runs.
+    """Measures one case; logs and results of the arms stay in `output`/runs.
 
     Args:
         payload: What travels.
         num_clients: All take part in every round.
         settings: The rest.
         output: Folder.
-        advanced: Called with an arm's name and its seconds a round.
+        advanced: Called with an arm's name and its seconds after each of its rounds.
 
     Raises:
         ConfigError: If the programs are not there.
         VerificationError: If one fails, or its RESULT.json is none.
     """
     settings.check()
-    case = f"{payload.name}, {num_clients} clients"
+    name = f"{payload.name}, {num_clients} clients"
     folder = output / "runs" / f"{payload.name}-{num_clients}"
     folder.mkdir(parents=True, exist_ok=True)
     job = RoundJob(
@@ -108,92 +107,82 @@ def run_rounds(
         tensors=payload.tensors,
         trained=payload.trained,
         num_clients=num_clients,
-        num_rounds=settings.num_rounds + 1,
+        num_rounds=1 + settings.num_blocks,
         count_bytes=False,
-        deadline_s=settings.deadline_s,
         seed=settings.seed,
     )
-    rng = random.Random(derive_seed(settings.seed, "order of arms", case))  # noqa: S311  no secret
-    timed: dict[str, list[_Run]] = {name: [] for name in ARMS}
-    for block in range(settings.num_blocks):
-        for name in rng.sample(list(ARMS), len(ARMS)):
-            run = _run(name, job, settings, folder / f"{name}-{block + 1}")
-            timed[name].append(run)
-            advanced(name, run.seconds)
-    counting = job.model_copy(update={"count_bytes": True})
-    counted = {name: _run(name, counting, settings, folder / f"{name}-bytes") for name in ARMS}
-    return _case(case, payload, job, timed, counted)
+    timed = _take(job, settings, folder, advanced)
+    counting = job.model_copy(update={"num_rounds": _COUNTED_ROUNDS, "count_bytes": True})
+    counted = _take(counting, settings, folder / "bytes", advanced)
+    return _case(name, payload, job, timed, counted)
 
 
-def _run(name: str, job: RoundJob, settings: RoundSettings, record: Path) -> _Run:
-    program = settings.programs / ARMS[name][0]
-    with TemporaryDirectory(prefix="fedpeft-bench-") as scratch:
-        path = Path(scratch, "job.json")
-        write_text(path, job.model_dump_json())
-        written = record.with_name(f"{record.name}.json")
-        written.unlink(missing_ok=True)
-        command = [sys.executable, str(program), str(path), str(written)]
-        cost = run_program(command, record.with_name(f"{record.name}.log"))
+def _take(
+    job: RoundJob,
+    settings: RoundSettings,
+    folder: Path,
+    advanced: Callable[[str, float], object],
+) -> dict[str, _Taken]:
+    """Starts both arms and takes them through all rounds, in turn, in a random order."""
+    folder.mkdir(exist_ok=True)
+    rng = random.Random(derive_seed(settings.seed, "order of arms"))  # noqa: S311  no secret
+    seconds: dict[str, list[float]] = {name: [] for name in ARMS}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="fedpeft-bench-")))
+        write_text(scratch / "job.json", job.model_dump_json())
+        arms = {}
+        for name, (program, _) in ARMS.items():
+            path = settings.programs / program
+            command = [sys.executable, str(path), str(scratch / "job.json"), str(scratch / name)]
+            arms[name] = stack.enter_context(Dialogue(command, folder / f"{name}.log"))
+        for arm in arms.values():
+            arm.hear(settings.deadline_s)
+        for _ in range(job.num_rounds):
+            for name in rng.sample(list(ARMS), len(ARMS)):
+                arms[name].tell("go")
+                seconds[name].append(float(arms[name].hear(settings.deadline_s)))
+                advanced(name, seconds[name][-1])
+        for arm in arms.values():
+            arm.finish(settings.deadline_s)
+        return {
+            name: _Taken(seconds=seconds[name], result=_read_result(name, scratch / name))
+            for name in ARMS
+        }
+
+
+def _read_result(name: str, path: Path) -> RoundResult:
     try:
-        result = RoundResult.model_validate_json(written.read_bytes())
+        return RoundResult.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError) as error:
         raise VerificationError(
-            f"{name} ended without an error, but {written} is no result: {error}"
+            f"{name} ended without an error, but left no result: {error}"
         ) from error
-    if len(result.seconds) != job.num_rounds:
-        raise VerificationError(
-            f"{name} was asked for {job.num_rounds} rounds and reports {len(result.seconds)}"
-        )
-    return _Run(result=result, peak_bytes=cost.peak_bytes)
 
 
 def _case(
     case: str,
     payload: Payload,
     job: RoundJob,
-    timed: Mapping[str, Sequence[_Run]],
-    counted: Mapping[str, _Run],
+    timed: Mapping[str, _Taken],
+    counted: Mapping[str, _Taken],
 ) -> CaseReport:
-    num_pairs = len(timed[OURS])
-    tensor_bytes = (payload.down_bytes + payload.up_bytes) * job.num_clients * job.num_rounds
-    wire = {name: run.result.wire_bytes or 0 for name, run in counted.items()}
-    confidence = reachable_confidence(num_pairs)
-    seconds = {name: [run.seconds for run in runs] for name, runs in timed.items()}
-    peaks = {name: [float(run.peak_bytes) for run in runs] for name, runs in timed.items()}
-    pair = (OURS, STOCK)
-    ratios = [
-        paired_ratio(
-            "seconds",
-            pair,
-            seconds[OURS],
-            seconds[STOCK],
-            confidence=confidence,
-            at_most=MOST_SECONDS,
-        )
+    # The first round does not count: connections are made and libraries loaded in it.
+    seconds = {name: taken.seconds[1:] for name, taken in timed.items()}
+    tensor_bytes = (payload.down_bytes + payload.up_bytes) * job.num_clients * _COUNTED_ROUNDS
+    wire_bytes = {name: taken.result.wire_bytes or 0 for name, taken in counted.items()}
+    confidence = reachable_confidence(len(seconds[OURS]))
+    notes = [
+        f"{name}: " + ", ".join(f"{key} {value}" for key, value in taken.result.stack.items())
+        for name, taken in timed.items()
     ]
-    if all(peak > 0 for values in peaks.values() for peak in values):
-        ratios.append(
-            paired_ratio("peak_memory", pair, peaks[OURS], peaks[STOCK], confidence=confidence)
-        )
-    ratios += [
-        RatioReport(
-            quantity="wire_bytes",
-            numerator=name,
-            denominator=TENSORS,
-            median=wire[name] / tensor_bytes,
-            num_pairs=1,
-            at_most=MOST_WIRE_BYTES if name == OURS else None,
-        )
-        for name in ARMS
-    ]
-    notes = [f"{name}: {_stack(runs[0].result)}" for name, runs in timed.items()]
     if confidence < CONFIDENCE:
-        notes.append(f"intervals are the range over blocks: {confidence:.0%} for {num_pairs}")
+        notes.append(
+            f"intervals are the range over blocks: {confidence:.0%} for {len(seconds[OURS])}"
+        )
     return CaseReport(
         name=case,
         settings={
             "num_clients": job.num_clients,
-            "num_rounds": job.num_rounds - 1,
             "down_bytes": payload.down_bytes,
             "up_bytes": payload.up_bytes,
             "num_tensors_down": len(job.tensors),
@@ -205,47 +194,57 @@ def _case(
                 description=ARMS[name][1],
                 seconds=seconds[name],
                 metrics={
-                    "seconds_first_round": median(run.result.seconds[0] for run in runs),
-                    "seconds_fastest_round": min(min(run.result.seconds[1:]) for run in runs),
-                    "peak_memory_bytes": median(peaks[name]),
-                    "wire_bytes": wire[name],
+                    "seconds_first_round": timed[name].seconds[0],
+                    "wire_bytes": wire_bytes[name],
                     "tensor_bytes": tensor_bytes,
                 },
             )
-            for name, runs in timed.items()
+            for name in ARMS
         ],
-        ratios=ratios,
+        ratios=[
+            paired_ratio(
+                "seconds",
+                (OURS, STOCK),
+                seconds[OURS],
+                seconds[STOCK],
+                confidence=confidence,
+                at_most=MOST_SECONDS,
+            ),
+            *(
+                RatioReport(
+                    quantity="wire_bytes",
+                    numerator=name,
+                    denominator=TENSORS,
+                    median=wire_bytes[name] / tensor_bytes,
+                    num_pairs=1,
+                    at_most=MOST_WIRE_BYTES if name == OURS else None,
+                )
+                for name in ARMS
+            ),
+        ],
         checks=[
-            check
-            for name, runs in timed.items()
-            for number, run in enumerate([*runs, counted[name]], 1)
-            for check in _checks(f"{name}, run {number}", run.result)
-        ]
-        + [_enough_bytes(name, wire[name], tensor_bytes) for name in ARMS],
+            *(_right(name, taken.result) for name, taken in timed.items()),
+            *(_right(f"{name}, counted", taken.result) for name, taken in counted.items()),
+            *(_all_travelled(name, wire_bytes[name], tensor_bytes) for name in ARMS),
+        ],
         notes=notes,
     )
 
 
-def _checks(name: str, result: RoundResult) -> list[CheckReport]:
-    return [
-        CheckReport(
-            name=f"{name}: the last adapter",
-            error=result.error,
-            tolerance=_TOLERANCE,
-            measure="distance from what the updates must give, relative to its norm",
-        )
-    ]
+def _right(name: str, result: RoundResult) -> CheckReport:
+    return CheckReport(
+        name=f"{name}: the last adapter",
+        error=result.error,
+        tolerance=_TOLERANCE,
+        measure="distance from what the updates must give, relative to its norm",
+    )
 
 
-def _enough_bytes(name: str, wire_bytes: int, tensor_bytes: int) -> CheckReport:
+def _all_travelled(name: str, wire_bytes: int, tensor_bytes: int) -> CheckReport:
     """Whoever moved fewer bytes than there are tensors did not move them."""
     return CheckReport(
         name=f"{name}: all tensors travelled",
         error=max(0.0, 1 - wire_bytes / tensor_bytes),
         tolerance=1e-9,
-        measure="share of the tensors' bytes that were not on the wire",
+        measure="share of the tensors' bytes that was not on the wire",
     )
-
-
-def _stack(result: RoundResult) -> str:
-    return ", ".join(f"{name} {value}" for name, value in result.stack.items())

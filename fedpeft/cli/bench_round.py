@@ -20,14 +20,13 @@ def bench_round(
         list[int] | None,
         typer.Option(min=1, help="Clients; repeatable. Default: 3 and 10."),
     ] = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="Measured rounds of a run; one before them does not count.")
-    ] = 3,
-    blocks: Annotated[int, typer.Option(min=1, help="Blocks; each runs both arms once.")] = 6,
+    blocks: Annotated[
+        int, typer.Option(min=1, help="Measured blocks; each is one round of both arms.")
+    ] = 10,
     programs: Annotated[Path, typer.Option(help="Folder of the two arms.")] = Path(
         "benchmarks/rounds"
     ),
-    deadline: Annotated[float, typer.Option(min=1, help="Seconds for the rounds of a run.")] = 900,
+    deadline: Annotated[float, typer.Option(min=1, help="Seconds for a round, or to start.")] = 900,
     seed: Annotated[int, typer.Option(min=0, help="Of tensors and the order of arms.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print bench.json.")] = False,
 ) -> None:
@@ -49,9 +48,7 @@ def bench_round(
     if unknown:
         raise ConfigError(f"there is no payload {unknown[0]!r}; there are {', '.join(PAYLOADS)}")
     check_unused(output)
-    settings = RoundSettings(
-        programs=programs, num_rounds=rounds, num_blocks=blocks, deadline_s=deadline, seed=seed
-    )
+    settings = RoundSettings(programs=programs, num_blocks=blocks, deadline_s=deadline, seed=seed)
     settings.check()
     try:
         cases = [
@@ -73,7 +70,7 @@ def bench_round(
         cases,
         seed=seed,
         num_blocks=blocks,
-        num_warmup_blocks=0,
+        num_warmup_blocks=1,
         device=torch.device("cpu"),
         packages=("flwr",),
     )

@@ -2,9 +2,11 @@
 
 import json
 import math
+import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message
@@ -42,23 +44,42 @@ def main(grid: Grid, context: Context) -> None:
         min_available_nodes=job["num_clients"],
     )
     strategy.frozen = ArrayRecord({n: t for n, t in tensors.items() if n not in trained})
-    ended = []
-    result = strategy.start(
-        grid=grid,
-        initial_arrays=ArrayRecord({name: tensors[name] for name in trained}),
-        num_rounds=job["num_rounds"],
-        timeout=3600,
-        train_config=ConfigRecord({"trained": trained}),
-        evaluate_fn=lambda number, arrays: ended.append(time.monotonic()),
-    )
-    # Every client sends B as it came, so that their mean must be what the server sent first.
+    host, _, port = str(context.run_config["rounds"]).rpartition(":")
+    with (
+        socket.create_connection((host, int(port))) as connection,
+        connection.makefile("rw", encoding="ascii", buffering=1) as harness,
+    ):
+        result = strategy.start(
+            grid=grid,
+            initial_arrays=ArrayRecord({name: tensors[name] for name in trained}),
+            num_rounds=job["num_rounds"],
+            timeout=3600,
+            train_config=ConfigRecord({"trained": trained}),
+            evaluate_fn=_Between(harness, job["num_rounds"]),
+        )
+        harness.write(f"{_error(result.arrays, tensors, trained)}\n")
+
+
+class _Between:
+    """Is called before the first round and after each; holds the next one until it may begin."""
+
+    def __init__(self, harness: TextIO, num_rounds: int) -> None:
+        self._harness = harness
+        self._num_rounds = num_rounds
+        self._began = time.monotonic()
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
+        self._harness.write(f"{time.monotonic() - self._began}\n")
+        if server_round < self._num_rounds:
+            self._harness.readline()
+        self._began = time.monotonic()
+
+
+def _error(arrays: ArrayRecord, tensors: Mapping[str, Array], trained: list[str]) -> float:
+    """Every client sends B as it came, so that their mean must be what the server sent first."""
     off = norm = 0.0
     for name in trained:
         expected = tensors[name].numpy().astype(np.float64)
-        off += float(np.square(result.arrays[name].numpy() - expected).sum())
+        off += float(np.square(arrays[name].numpy() - expected).sum())
         norm += float(np.square(expected).sum())
-    found = {"ended_at": ended, "error": math.sqrt(off / norm)}
-    path = Path(str(context.run_config["result"]))
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found), encoding="utf-8")
-    partial.replace(path)
+    return math.sqrt(off / norm)
