@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -30,8 +31,16 @@ def tensor_digest(tensors: TensorDict) -> str:
         tensor = tensors[name].detach().cpu().contiguous()
         header = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
         sha.update(header.encode())
-        sha.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        sha.update(tensor.flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def is_finite(tensor: "Tensor") -> bool:
+    """Returns whether no value is NaN or infinite: one pass, where `isfinite` makes tables."""
+    if tensor.numel() == 0:
+        return True
+    least, most = tensor.detach().aminmax()  # a NaN anywhere makes both NaN
+    return math.isfinite(least) and math.isfinite(most)
 
 
 def size_bytes(tensors: TensorDict) -> int:

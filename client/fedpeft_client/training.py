@@ -81,21 +81,31 @@ class Step:
 
 
 Told = Callable[[Note | Step], None]
+MakeExecutor = Callable[[Sequence[ClientSetup], int | None], object]
 
 
 class TrainingProcess:
     """Trains for one client, or for several that share its base models."""
 
-    def __init__(self, setups: Sequence[ClientSetup], *, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        setups: Sequence[ClientSetup],
+        *,
+        num_threads: int | None = None,
+        make_executor: MakeExecutor | None = None,
+    ) -> None:
         """Starts nothing yet.
 
         Args:
             setups: The clients; their names differ.
             num_threads: CPU threads of training; None: as torch likes.
+            make_executor: Makes, in the process, what answers with the methods of
+                `executor.Executor`; None: that.
         """
         self._setups = {setup.client_id: setup for setup in setups}
         self._worker = WarmWorker(
-            partial(_executor, tuple(setups), num_threads), name="fedpeft training"
+            partial(make_executor or _executor, tuple(setups), num_threads),
+            name="fedpeft training",
         )
         self._closed = threading.Event()
 

@@ -36,7 +36,7 @@ def synchronizer(device: torch.device) -> Callable[[], object]:
 
 
 def new_report(
-    benchmark: Literal["dp-step", "simulate", "noise"],
+    benchmark: Literal["dp-step", "simulate", "noise", "round"],
     cases: Sequence[CaseReport],
     *,
     seed: int,

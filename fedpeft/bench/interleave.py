@@ -18,6 +18,8 @@ from fedpeft.bench.schema import Quantity, RatioReport
 from fedpeft.types import derive_seed
 
 Arm = Callable[[], object]
+CONFIDENCE = 0.95
+"""Of an interval, at least, wherever there are blocks enough for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def paired_ratio(
     numerator: Sequence[float],
     denominator: Sequence[float],
     *,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     at_most: float | None = None,
 ) -> RatioReport:
     """Returns the median of the ratios inside each block, with an interval for it.
@@ -131,3 +133,8 @@ def paired_ratio(
         num_pairs=num_pairs,
         at_most=at_most,
     )
+
+
+def reachable_confidence(num_pairs: int) -> float:
+    """95 %, or what the range of fewer than six pairs covers (three: 75 %); one has no interval."""
+    return min(CONFIDENCE, 1 - 2.0 ** (1 - num_pairs) - 1e-9) if num_pairs > 1 else CONFIDENCE

@@ -19,6 +19,7 @@ _QUANTITIES = {
     "seconds": ("time", SERIES[0], -0.24),
     "peak_memory": ("memory", SERIES[1], 0.0),
     "step_memory": ("memory of the step alone", SERIES[4], 0.24),
+    "wire_bytes": ("bytes on the wire", SERIES[2], 0.0),
 }
 # On a linear axis, arms that differ by more would squeeze those around 1 together.
 _MAX_LINEAR = 4.0

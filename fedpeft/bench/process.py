@@ -39,13 +39,11 @@ def run_program(command: Sequence[str], log: Path) -> ProcessCost:
     Raises:
         VerificationError: If it failed; the message has the end of the log.
     """
-    environment = {n: v for n, v in os.environ.items() if n not in _THREAD_VARIABLES}
-    environment["HF_HUB_OFFLINE"] = "1"
     peak = 0
     with log.open("wb") as output:
         started = time.monotonic()
         process = psutil.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, close_fds=True
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment(), close_fds=True
         )
         try:
             pause = _SAMPLE_EVERY_S
@@ -60,14 +58,35 @@ def run_program(command: Sequence[str], log: Path) -> ProcessCost:
             seconds = time.monotonic() - started
         finally:
             if process.is_running():
-                _kill_tree(process)
+                kill_tree(process)
     if process.returncode != 0:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
         raise VerificationError(
             f"{' '.join(command)} ended with code {process.returncode}; the end of {log}:\n"
-            + "\n".join(lines)
+            + end_of(log)
         )
     return ProcessCost(seconds=seconds, peak_bytes=peak)
+
+
+def environment() -> dict[str, str]:
+    """Returns what a program finds: no limit of ours on its threads, and no network."""
+    kept = {n: v for n, v in os.environ.items() if n not in _THREAD_VARIABLES}
+    return kept | {"HF_HUB_OFFLINE": "1"}
+
+
+def end_of(log: Path) -> str:
+    """Returns its last lines."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-_TAIL_LINES:])
+
+
+def kill_tree(process: psutil.Process) -> None:
+    """Kills a process and all that it started, and waits for it."""
+    for member in _tree(process):
+        try:
+            member.kill()
+        except psutil.Error:
+            continue
+    process.wait()
 
 
 def _tree_bytes(process: psutil.Process) -> int:
@@ -79,15 +98,6 @@ def _tree_bytes(process: psutil.Process) -> int:
             continue
         total += getattr(memory, "pss", memory.uss)
     return total
-
-
-def _kill_tree(process: psutil.Process) -> None:
-    for member in _tree(process):
-        try:
-            member.kill()
-        except psutil.Error:
-            continue
-    process.wait()
 
 
 def _tree(process: psutil.Process) -> list[psutil.Process]:

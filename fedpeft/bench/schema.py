@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION: Literal[1] = 1
 
-Quantity = Literal["seconds", "cpu_seconds", "peak_memory", "step_memory"]
+Quantity = Literal["seconds", "cpu_seconds", "peak_memory", "step_memory", "wire_bytes"]
+TENSORS = "tensors"
+"""What 'wire_bytes' of an arm are held against: the bytes of the tensors that it must move."""
 
 
 class _Section(BaseModel):
@@ -50,10 +52,11 @@ class RatioReport(_Section):
     """One arm against another."""
 
     quantity: Quantity = Field(
-        description="'peak_memory' counts what was loaded, 'step_memory' only what came on top."
+        description="'peak_memory' counts what was loaded, 'step_memory' only what came on top; "
+        "'wire_bytes' are those of TCP, TLS included."
     )
     numerator: str = Field(description="Name of an arm.")
-    denominator: str = Field(description="Name of the arm it is held against.")
+    denominator: str = Field(description="Name of the arm it is held against, or 'tensors'.")
     median: float = Field(description="Median over blocks of the ratio within a block.")
     low: float | None = Field(
         default=None, description="Lower end of the interval; null: too few blocks for one."
@@ -62,7 +65,7 @@ class RatioReport(_Section):
     confidence: float | None = Field(
         default=None, description="Least coverage of the interval; exact, from order statistics."
     )
-    num_pairs: int = Field(description="Blocks, or 1 for memory.")
+    num_pairs: int = Field(description="Blocks, or 1 for memory and bytes.")
     at_most: float | None = Field(default=None, description="The target, where there is one.")
 
     @property
@@ -102,7 +105,9 @@ class BenchReport(_Section):
     schema_version: Literal[1] = Field(
         default=SCHEMA_VERSION, description="Raised when an old reader would misread the file."
     )
-    benchmark: Literal["dp-step", "simulate", "noise"] = Field(description="Which benchmark.")
+    benchmark: Literal["dp-step", "simulate", "noise", "round"] = Field(
+        description="Which benchmark."
+    )
     created_at: str = Field(description="UTC, ISO 8601.")
     seed: int = Field(description="Seed of the order of arms, of the inputs and initial values.")
     num_blocks: int = Field(description="Measured blocks; each runs every arm once.")

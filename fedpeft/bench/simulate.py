@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from fedpeft.bench.interleave import paired_ratio
+from fedpeft.bench.interleave import CONFIDENCE, paired_ratio, reachable_confidence
 from fedpeft.bench.schema import ArmReport, CaseReport, CheckReport, Quantity, RatioReport
 from fedpeft.bench.stack_arms import OURS, Arms, Outcome, run_arm
 from fedpeft.bench.stack_job import PreparedJob, StackSettings, prepare_job
@@ -21,7 +21,6 @@ from fedpeft.types import derive_seed
 
 # Time of fedpeft over time of the arm, at most.
 TARGETS = {"tutorial": 1 / 5, "careful": 1 / 2, "nonprivate": 1.3}
-_CONFIDENCE = 0.95
 # Paths of a machine, and not what fixes the work.
 _PATHS = {"train", "test", "text_column", "label_column"}
 
@@ -155,7 +154,7 @@ def _ratios(name: str, arms: Arms, outcomes: Mapping[str, Sequence[Outcome]]) ->
             (OURS, name),
             [of(run) for run in ours[:num_pairs]],
             [of(run) for run in theirs[:num_pairs]],
-            confidence=_confidence(num_pairs),
+            confidence=reachable_confidence(num_pairs),
             at_most=TARGETS.get(name) if quantity == "seconds" else None,
         )
 
@@ -164,11 +163,6 @@ def _ratios(name: str, arms: Arms, outcomes: Mapping[str, Sequence[Outcome]]) ->
     if measured and (arms.floor is None or name != arms.floor.stem):
         found.append(ratio("peak_memory", lambda run: float(run.cost.peak_bytes)))
     return found
-
-
-def _confidence(num_pairs: int) -> float:
-    """95 %, or what the range of fewer than six pairs covers (three: 75 %); one has no interval."""
-    return min(_CONFIDENCE, 1 - 2.0 ** (1 - num_pairs) - 1e-9) if num_pairs > 1 else _CONFIDENCE
 
 
 def _notes(
@@ -189,10 +183,9 @@ def _notes(
         + ", ".join(f"{name} {seconds:.1f}" for name, seconds in rounds.items())
     )
     num_blocks = len(outcomes[OURS])
-    if num_blocks > 1 and _confidence(num_blocks) < _CONFIDENCE:
-        notes.append(
-            f"intervals are the range over blocks: {_confidence(num_blocks):.0%} for {num_blocks}"
-        )
+    confidence = reachable_confidence(num_blocks)
+    if confidence < CONFIDENCE:
+        notes.append(f"intervals are the range over blocks: {confidence:.0%} for {num_blocks}")
     for name, runs in outcomes.items():
         accuracy = median(run.accuracy for run in runs)
         if accuracy <= prepared.majority_accuracy:

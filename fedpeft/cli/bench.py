@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fedpeft.cli import bench_simulate
+from fedpeft.cli import bench_round, bench_simulate
 from fedpeft.errors import ConfigError, VerificationError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _MAX_DIMENSION = 1_000_000_000
 Advanced = Callable[[], object]
 
 app = typer.Typer(no_args_is_help=True, help="Measure steps and noise against the alternatives.")
+app.command("round")(bench_round.bench_round)
 app.command("simulate")(bench_simulate.simulate)
 
 Model = Annotated[

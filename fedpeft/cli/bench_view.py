@@ -16,6 +16,7 @@ _HEADINGS = {
     "cpu_seconds": "processor",
     "peak_memory": "memory",
     "step_memory": "step memory",
+    "wire_bytes": "wire bytes",
 }
 
 

@@ -5,12 +5,11 @@ import json
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from fedpeft.errors import PrivacyError, ProtocolError
 from fedpeft.federated.messages import RoundPlan
-from fedpeft.types import tensor_digest
+from fedpeft.types import is_finite, tensor_digest
 
 
 def content_digest(plan: RoundPlan) -> str:
@@ -101,7 +100,7 @@ def check_adapter(
                 f"{name}: expected {like.dtype} of shape {tuple(like.shape)}, got {tensor.dtype} "
                 f"of shape {tuple(tensor.shape)}"
             )
-        if not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             raise ProtocolError(f"{name} of the adapter holds NaN or infinite values")
     if tensor_digest(tensors) != digest:
         raise ProtocolError("the adapter is not the one that the plan names: its digest differs")

@@ -37,7 +37,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from fedpeft.dp.mechanism import DpSgdConfig
@@ -76,7 +75,7 @@ from fedpeft.federated.refusals import refusal_of
 from fedpeft.federated.terms import RunTerms
 from fedpeft.ledger import Ledger
 from fedpeft.models.dataset import Dataset
-from fedpeft.types import tensor_digest
+from fedpeft.types import is_finite, tensor_digest
 
 
 class RoundPolicy(Protocol):
@@ -247,7 +246,7 @@ class ClientRound:
         digest = tensor_digest(stored.tensors)
         if stored.reservation is not None:
             self._ledger.commit(stored.reservation, digest)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in stored.tensors.values()):
+        if not all(map(is_finite, stored.tensors.values())):
             raise DivergedError(
                 "the update holds NaN or infinite values and is not sent; its charge stays: the "
                 "operator lowers learning_rate"

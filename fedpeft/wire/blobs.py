@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedpeft.errors import ProtocolError
-from fedpeft.types import tensor_digest
+from fedpeft.types import is_finite, tensor_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,14 +86,12 @@ def from_blob(blob: bytes, expected: Mapping[str, TensorSpec], digest: str) -> "
         ProtocolError: If they are not the expected ones, are not what was announced, or hold NaN
             or infinite values.
     """
-    import torch
-
     check_blob(blob, expected)
     tensors = _load(blob)
     if tensor_digest(tensors) != digest:
         raise ProtocolError("the tensors are not those that were announced: their digest differs")
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             raise ProtocolError(f"{name} holds NaN or infinite values")
     return tensors
 

@@ -180,11 +180,14 @@ class Round:
     def _checked_norm(self, answer: Answer, header: UpdateHeader) -> float:
         if answer.blob is None:
             raise ProtocolError("an update came without its tensors")
-        start = self._adapter
-        norm: float = self._context.compute(
-            "check_update", answer.blob, header.digest, start.blob, start.record.digest
-        )
-        return norm
+        start, compute = self._adapter, self._context.compute
+        while True:
+            norm: float | None = compute(
+                "check_update", answer.blob, header.digest, start.record.digest
+            )
+            if norm is not None:
+                return norm
+            compute("hold", start.blob, start.record.digest)
 
     def _received(
         self, client_id: str, answer: Answer, header: UpdateHeader

@@ -17,7 +17,7 @@ from fedpeft.config import validate_config
 from fedpeft.dp.events import DpSgdEvent
 from fedpeft.federated.messages import Acceptance
 from fedpeft.federated.terms import RunTerms
-from fedpeft.types import size_bytes, tensor_digest
+from fedpeft.types import TensorDict, size_bytes, tensor_digest
 from fedpeft.wire.blobs import TensorSpec, from_blob, specs_of, to_blob
 from fedpeft_server.records import Participant, RunPlanRecord
 
@@ -69,6 +69,7 @@ class RunMath:
         """
         self._config = validate_config(config, "the run")
         self._held_out = held_out
+        self._held: tuple[str, TensorDict] = "", {}
 
     def start(self, run_id: str) -> Start:
         """Loads model and held-out rows and returns where the run begins.
@@ -113,16 +114,25 @@ class RunMath:
             terms_json=terms.to_json(), participants=tuple(participants), cohorts=plan.cohorts
         )
 
-    def check_update(self, blob: bytes, digest: str, adapter: bytes, adapter_digest: str) -> float:
+    def hold(self, adapter: bytes, digest: str) -> None:
+        """Keeps the adapter that a round's updates started from, for `check_update`."""
+        self._held = digest, from_blob(adapter, self._adapter_specs, digest)
+
+    def check_update(self, blob: bytes, digest: str, adapter_digest: str) -> float | None:
         """Returns the L2 norm of an update minus the adapter that it started from.
+
+        None says that this process does not hold that adapter (any more): it was not sent here with
+        every update, because it is larger than they are.
 
         Raises:
             ProtocolError: If it does not hold exactly the trained tensors, finite, with the digest.
         """
         from fedpeft.federated.coordination import distance
 
-        update = from_blob(blob, self._update_specs, digest)
-        return distance(update, from_blob(adapter, self._adapter_specs, adapter_digest))
+        held_digest, adapter = self._held
+        if held_digest != adapter_digest:
+            return None
+        return distance(from_blob(blob, self._update_specs, digest), adapter)
 
     def aggregate(
         self,

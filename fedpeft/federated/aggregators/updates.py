@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedpeft.adapters.lora import LORA_A, LORA_B
 from fedpeft.errors import AdapterError
+from fedpeft.types import is_finite
 
 _FACTORS = (LORA_A, LORA_B)
 
@@ -70,7 +71,7 @@ def check_updates(
                     f"{name}: expected shape {tuple(tensors[name].shape)}, an update has "
                     f"{tuple(update[name].shape)}"
                 )
-            if not torch.isfinite(update[name].to(tensors[name].dtype)).all():
+            if not is_finite(update[name].to(tensors[name].dtype)):
                 raise AdapterError(f"{name}: an update holds NaN or infinite values")
     start = {name: tensor for name, tensor in tensors.items() if name in names}
     return Updates(start=start, sent=updates, shares=shares)
