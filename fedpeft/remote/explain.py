@@ -96,15 +96,32 @@ def _speaks(address: ServerAddress, credentials: Credentials) -> bool:
     In TLS 1.3 a server looks at our certificate after that, and gRPC hangs up on one that it does
     not accept without a word, where it would otherwise speak first.
     """
-    where = (address.host, address.port)
-    with (
-        socket.create_connection(where, timeout=_PROBE_TIMEOUT_S) as raw,
-        _context(credentials).wrap_socket(raw, server_hostname=address.host) as secured,
-    ):
+    with _handshaken(address, _context(credentials)) as secured:
         try:
             return secured.recv(1) != b""
         except ConnectionError:
             return False
+
+
+def _handshaken(address: ServerAddress, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Returns a connection after its TLS handshake.
+
+    It is wrapped before it connects: to wrap a connection that has just been reset leaks it.
+    """
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    for place, (family, kind, protocol, _, where) in enumerate(found, start=1):
+        raw = socket.socket(family, kind, protocol)
+        secured = context.wrap_socket(raw, server_hostname=address.host)
+        secured.settimeout(_PROBE_TIMEOUT_S)
+        try:
+            secured.connect(where)
+        except OSError as error:
+            secured.close()
+            if isinstance(error, ssl.SSLError) or place == len(found):
+                raise
+        else:
+            return secured
+    raise socket.gaierror(socket.EAI_NONAME, "no address")
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:

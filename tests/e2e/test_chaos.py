@@ -58,7 +58,7 @@ def test_an_update_outlives_its_client(standing: Federation) -> None:
     check_whole(standing, *leaving_after_work(standing))
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + 2))
 def test_a_run_survives_kills(standing: Federation, undisturbed: Undisturbed, seed: int) -> None:
     survive(standing, undisturbed, seed)
