@@ -88,9 +88,10 @@ def doctor(
         needs_gpu=gpu,
     )
     findings = list(examine(machine))
-    ready = not any(finding.grade == "fail" for finding in findings)
+    ready = not any(finding.grade == "fail" for _, finding in findings)
     if as_json:
-        shown = {"ready": ready, "findings": [asdict(finding) for finding in findings]}
+        lines = [{"check": name, **asdict(finding)} for name, finding in findings]
+        shown = {"ready": ready, "findings": lines}
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
     else:
         _print(findings)
@@ -99,7 +100,7 @@ def doctor(
         raise typer.Exit(_NOT_READY)
 
 
-def _print(findings: "Sequence[Finding]") -> None:
+def _print(findings: "Sequence[tuple[str, Finding]]") -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -110,9 +111,9 @@ def _print(findings: "Sequence[Finding]") -> None:
     for _ in range(2):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in findings:
+    for name, finding in findings:
         found = Text(printable(finding.found))
         if finding.remedy:
             found.append("\n→ " + printable(finding.remedy), style="italic")
-        table.add_row(finding.check, Text(finding.grade, style=_STYLES[finding.grade]), found)
+        table.add_row(name, Text(finding.grade, style=_STYLES[finding.grade]), found)
     Console().print(table)

@@ -50,15 +50,22 @@ app.add_typer(runs.app, name="run")
 app.add_typer(server.app, name="server")
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedpeft {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"fedpeft {__version__}")
-        raise typer.Exit
+    """What stands before a command."""
 
 
 def run() -> None:

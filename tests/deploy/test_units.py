@@ -110,4 +110,5 @@ def test_users_and_folders_can_be_made(
     made = set(re.findall(r"^(fedpeft[\w-]*):", accounts, re.MULTILINE))
     assert made == {unit["User"][0] for unit in units}
     if name == "tmpfiles":
+        assert (root / "var" / "lib" / "fedpeft-client").stat().st_mode & 0o777 == 0o700
         assert (root / "etc" / "fedpeft" / "identity").stat().st_mode & 0o777 == 0o700

@@ -108,15 +108,18 @@ def test_an_expired_certificate(rig: Rig, make: _Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("days", "grade", "words"),
-    [  # the certificates of the rig hold for two months, its authority's for ten years
-        (0, Grade.OK, "'clinic', a data owner, until"),
-        (0, Grade.WARN, "'clinic' expires on"),
-        (3640, Grade.WARN, "the authority's certificate expires on"),
+    ("whose", "days", "grade", "words"),
+    [
+        ("certificate", 31, Grade.OK, "'clinic', a data owner, until"),
+        ("certificate", 29, Grade.WARN, "'clinic' expires on"),
+        ("authority", 29, Grade.WARN, "the authority's certificate expires on"),
     ],
 )
-def test_how_long_a_certificate_holds(make: _Make, days: int, grade: Grade, words: str) -> None:
-    found = check_certificate(make(now=_shifted(timedelta(days=days))))
+def test_how_long_a_certificate_holds(
+    rig: Rig, make: _Make, whose: str, days: int, grade: Grade, words: str
+) -> None:
+    end = getattr(rig.holders.of("clinic"), whose).not_valid_after_utc
+    found = check_certificate(make(now=lambda: end - timedelta(days=days)))
     assert (found.grade, words in found.found) == (grade, True), found
 
 

@@ -7,18 +7,15 @@ from fedpeft_client.doctor.finding import Finding
 from fedpeft_client.doctor.machine import Machine
 from fedpeft_client.policy import AllowedModel, ClientPolicy
 
-_CHECK = "base model"
-
 
 def check_base_models(machine: Machine) -> Iterator[Finding]:
     """Loads each and compares its digest."""
     if not isinstance(machine.policy, ClientPolicy):
-        yield Finding.skipped(_CHECK, "there is no policy to say which")
+        yield Finding.skipped("there is no policy to say which")
         return
     allowed = machine.policy.base_models
     if not allowed:
         yield Finding.warn(
-            _CHECK,
             "the policy allows none, so every run will be refused",
             "join with --allow-model NAME",
         )
@@ -36,14 +33,13 @@ def _finding(model: AllowedModel, expected: list[str]) -> Finding:
         found = base_digests(model.name, revision=model.revision)
     except FedpeftError as error:
         remedy = "put the model there, or take it out of the policy"
-        return Finding.fail(_CHECK, str(error), remedy)
+        return Finding.fail(str(error), remedy)
     wrong = [digest for digest in expected if digest not in found.values()]
     if wrong:
         return Finding.fail(
-            _CHECK,
             f"{model.name} is another model than the policy names: expected {wrong[0][:12]}…, got "
             + " or ".join(f"{digest[:12]}…" for digest in found.values()),
             "put the right model there; if this one is right, correct base_models in the policy",
         )
     digests = ", ".join(f"{digest[:12]}…" for digest in expected)
-    return Finding.ok(_CHECK, f"{model.name} is {digests}")
+    return Finding.ok(f"{model.name} is {digests}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from fedpeft_client.doctor.finding import Finding
 from fedpeft_client.doctor.machine import Machine
 
-_CHECK = "disk"
 _GIB = 2**30
 
 
@@ -18,7 +17,7 @@ def check_disk(machine: Machine) -> Finding:
     ended; the ledger grows by less than a kilobyte a round.
     """
     if machine.state is None:
-        return Finding.skipped(_CHECK, "no --state")
+        return Finding.skipped("no --state")
     place = _nearest(machine.state)
     try:
         with tempfile.TemporaryFile(dir=place) as file:
@@ -26,7 +25,6 @@ def check_disk(machine: Machine) -> Finding:
             file.flush()
     except OSError as error:
         return Finding.fail(
-            _CHECK,
             f"{place} cannot be written ({error.strerror})",
             "give the folder to who runs the client, on a disk with room that is not read-only",
         )
@@ -35,10 +33,10 @@ def check_disk(machine: Machine) -> Finding:
     found = f"{free / _GIB:.1f} GiB are free in {place}"
     remedy = f"make room: {needed / _GIB:.1f} GiB for updates of the largest adapter allowed"
     if free < needed:
-        return Finding.fail(_CHECK, found, remedy)
+        return Finding.fail(found, remedy)
     if free < 4 * needed:
-        return Finding.warn(_CHECK, found, remedy)
-    return Finding.ok(_CHECK, found)
+        return Finding.warn(found, remedy)
+    return Finding.ok(found)
 
 
 def _nearest(path: Path) -> Path:

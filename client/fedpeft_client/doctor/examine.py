@@ -1,6 +1,6 @@
 """All checks, in the order in which somebody would put things right."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from fedpeft_client.doctor.base_models import check_base_models
 from fedpeft_client.doctor.certificate import check_certificate
@@ -18,28 +18,31 @@ from fedpeft_client.doctor.processors import check_processors
 from fedpeft_client.doctor.protocol import check_protocol
 from fedpeft_client.doctor.rows import check_rows
 
-_CHECKS: tuple[Callable[[Machine], Finding | Iterator[Finding]], ...] = (
-    check_certificate,
-    check_control_port,
-    check_fleet_port,
-    check_clock,
-    check_protocol,
-    check_policy,
-    check_rows,
-    check_ledger,
-    check_disk,
-    check_memory,
-    check_processors,
-    check_gpu,
-    check_base_models,
-)
+_CHECKS: Mapping[str, Callable[[Machine], Finding | Iterator[Finding]]] = {
+    "certificate": check_certificate,
+    "control port": check_control_port,
+    "fleet port": check_fleet_port,
+    "clock": check_clock,
+    "protocol": check_protocol,
+    "policy": check_policy,
+    "rows": check_rows,
+    "ledger": check_ledger,
+    "disk": check_disk,
+    "memory": check_memory,
+    "processors": check_processors,
+    "GPU": check_gpu,
+    "base model": check_base_models,
+}
 
 
-def examine(machine: Machine) -> Iterator[Finding]:
-    """Yields what each check found, as it is found; nothing on the machine is changed."""
-    for check in _CHECKS:
-        found = check(machine)
-        if isinstance(found, Finding):
-            yield found
-        else:
-            yield from found
+def examine(machine: Machine) -> Iterator[tuple[str, Finding]]:
+    """Yields each check's name with what it found, as it is found; nothing is changed."""
+    for name, check in _CHECKS.items():
+        try:
+            found = check(machine)
+            findings = [found] if isinstance(found, Finding) else list(found)
+        except OSError as error:  # mostly a file or folder of somebody else's
+            reason = f"{error.filename or 'something'} cannot be used ({error.strerror})"
+            findings = [Finding.fail(reason, "run this as who will run the client")]
+        for finding in findings:
+            yield name, finding

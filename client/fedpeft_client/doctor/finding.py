@@ -15,36 +15,34 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of a report.
+    """What one check says.
 
     Attributes:
-        check: What was looked at.
         grade: How good it is; with `fail` the machine cannot take part.
         found: What was found.
         remedy: What to do about it; empty where there is nothing to do.
     """
 
-    check: str
     grade: Grade
     found: str
     remedy: str = ""
 
     @classmethod
-    def ok(cls, check: str, found: str) -> "Finding":
+    def ok(cls, found: str) -> "Finding":
         """Nothing is to be done."""
-        return cls(check=check, grade=Grade.OK, found=found)
+        return cls(grade=Grade.OK, found=found)
 
     @classmethod
-    def warn(cls, check: str, found: str, remedy: str) -> "Finding":
+    def warn(cls, found: str, remedy: str) -> "Finding":
         """It works, and somebody should know."""
-        return cls(check=check, grade=Grade.WARN, found=found, remedy=remedy)
+        return cls(grade=Grade.WARN, found=found, remedy=remedy)
 
     @classmethod
-    def fail(cls, check: str, found: str, remedy: str) -> "Finding":
+    def fail(cls, found: str, remedy: str) -> "Finding":
         """It does not work."""
-        return cls(check=check, grade=Grade.FAIL, found=found, remedy=remedy)
+        return cls(grade=Grade.FAIL, found=found, remedy=remedy)
 
     @classmethod
-    def skipped(cls, check: str, why: str) -> "Finding":
+    def skipped(cls, why: str) -> "Finding":
         """It was not looked at."""
-        return cls(check=check, grade=Grade.SKIPPED, found=why)
+        return cls(grade=Grade.SKIPPED, found=why)

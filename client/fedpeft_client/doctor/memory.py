@@ -4,7 +4,6 @@ from fedpeft_client.doctor.finding import Finding
 from fedpeft_client.doctor.limits import available_memory
 from fedpeft_client.doctor.machine import Machine
 
-_CHECK = "memory"
 _GIB = 2**30
 _LEAST, _ROOMY = 1 * _GIB, 3 * _GIB
 
@@ -18,7 +17,7 @@ def check_memory(machine: Machine) -> Finding:
         f"(now {machine.policy_or_default.max_tokens_per_batch}) bounds what a batch takes"
     )
     if free < _LEAST:
-        return Finding.fail(_CHECK, f"{found}, training needs at least 1 GiB", remedy)
+        return Finding.fail(f"{found}, training needs at least 1 GiB", remedy)
     if free < _ROOMY:
-        return Finding.warn(_CHECK, found, remedy)
-    return Finding.ok(_CHECK, found)
+        return Finding.warn(found, remedy)
+    return Finding.ok(found)

@@ -4,8 +4,6 @@ from fedpeft_client.doctor.finding import Finding
 from fedpeft_client.doctor.limits import available_cores
 from fedpeft_client.doctor.machine import Machine
 
-_CHECK = "processors"
-
 
 def check_processors(machine: Machine) -> Finding:
     """Compares the threads that torch would start with the cores that there are for them."""
@@ -15,8 +13,7 @@ def check_processors(machine: Machine) -> Finding:
     found = f"torch would use {threads} threads on {cores:g} cores"
     if threads > max(cores, 1.0):
         return Finding.warn(
-            _CHECK,
             found,
             f"join with --threads {max(int(cores), 1)}: more threads than cores are slower",
         )
-    return Finding.ok(_CHECK, found)
+    return Finding.ok(found)

@@ -4,18 +4,16 @@ from fedpeft.wire.serde import PROTOCOL
 from fedpeft_client.doctor.finding import Finding
 from fedpeft_client.doctor.machine import Machine, Visit
 
-_CHECK = "protocol"
-
 
 def check_protocol(machine: Machine) -> Finding:
     """Compares versions."""
     visit = machine.visit
     if not isinstance(visit, Visit):
-        return Finding.skipped(_CHECK, "the server's is not known")
+        return Finding.skipped("the server's is not known")
     oldest, newest = visit.info.oldest_protocol, visit.info.newest_protocol
     found = f"this fedpeft speaks {PROTOCOL}, the server {oldest} to {newest}"
     if oldest > PROTOCOL:
-        return Finding.fail(_CHECK, found, "upgrade fedpeft on this machine")
+        return Finding.fail(found, "upgrade fedpeft on this machine")
     if newest < PROTOCOL:
-        return Finding.fail(_CHECK, found, "ask the operator to upgrade the server")
-    return Finding.ok(_CHECK, found)
+        return Finding.fail(found, "ask the operator to upgrade the server")
+    return Finding.ok(found)
