@@ -9,7 +9,7 @@ import random
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,7 +190,7 @@ class Federation:
     def submit(self, config: Mapping[str, Any]) -> "Watched":
         """Submits a run and follows it."""
         run = self.operator.submit_run(config, held_out=self.folder / "held_out.jsonl")
-        return Watched(self.operator, run.run_id)
+        return Watched(self.operator, run.run_id, self.report)
 
     # --- the end
 
@@ -208,10 +208,11 @@ class Federation:
 class Watched:
     """A run, and what it told until now: a thread reads the stream, over restarts of the server."""
 
-    def __init__(self, operator: Connection, run_id: str) -> None:
+    def __init__(self, operator: Connection, run_id: str, report: Callable[[], str]) -> None:
+        """Takes who can ask for it, and what else there is to say where it did not go well."""
         self.run_id = run_id
         self.error: Exception | None = None
-        self._operator = operator
+        self._operator, self._report = operator, report
         self._told = threading.Condition()
         self._events: list[RunEvent] = []
         self._is_over = False
@@ -255,10 +256,12 @@ class Watched:
         return self._operator.get_run(self.run_id)
 
     def story(self) -> str:
-        return "\n".join(
+        """What happened, for the message of a test that failed."""
+        lines = [
             f"  {e.at:%H:%M:%S.%f} {e.kind} {e.round or ''} {e.client_id or ''} {dict(e.body)}"
             for e in self._events
-        )
+        ]
+        return "\n".join([*lines, "", self._report()])
 
     def _watch(self) -> None:
         try:
