@@ -2,20 +2,23 @@
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.app import RecordDict
 
 from fedpeft import __version__
-from fedpeft.errors import EnrolmentError, TransportError, UnavailableError
+from fedpeft.errors import EnrolmentError, IdentityError, TransportError, UnavailableError
 from fedpeft.identity.credentials import Credentials
 from fedpeft.remote.records import Enrolment as Enrolled
 from fedpeft_client import events
 from fedpeft_client.events import Emit, Event
 from fedpeft_client.fleet_node import FleetNode
+from fedpeft_client.flower_app import Incoming
 from fedpeft_client.letters import Letters
 from fedpeft_client.policy import ClientPolicy
 from fedpeft_client.state_folder import Enrolment, StateFolder
@@ -23,6 +26,7 @@ from fedpeft_client.training import TrainingProcess
 from fedpeft_client.trust import ServerTrust
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_MOST_FORGOTTEN, _FORGOTTEN_SOON_S = 3, 600.0
 _LOOK_S = 1.0
 # Beside its tensors a letter has a body of a megabyte at most.
 _ROOM_BESIDE_BYTES = 4 * 2**20
@@ -75,6 +79,7 @@ class Client:
         self._emit = emit
         self._stopped = threading.Event()
         self._node: FleetNode | None = None
+        self._letters: Letters | None = None
 
     def run(self) -> None:
         """Takes part until it is stopped.
@@ -87,6 +92,7 @@ class Client:
         """
         num_forgotten = 0
         while not self._stopped.is_set():
+            started = time.monotonic()
             self._tell(events.CONNECTING)
             enrolment = self._enrolled()
             if enrolment is None:
@@ -94,9 +100,10 @@ class Client:
             try:
                 self._serve(enrolment)
             except EnrolmentError:
-                # A server that lost its fleet takes the node in again, but not for ever.
-                num_forgotten += 1
-                if num_forgotten > 3:
+                # A server that lost its fleet takes the node in again, but not again and again.
+                is_new = time.monotonic() - started < _FORGOTTEN_SOON_S
+                num_forgotten = num_forgotten + 1 if is_new else 1
+                if num_forgotten > _MOST_FORGOTTEN:
                     raise
                 self._pause(num_forgotten)
 
@@ -109,29 +116,26 @@ class Client:
 
     def _enrolled(self) -> Enrolment | None:
         """Asks until there is an answer; None: stopped before."""
-        public_key = (
-            self._folder.node_key()
-            .public_key()
-            .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        )
         attempt = 0
         while not self._stopped.is_set():
             try:
-                said = self._enrol_at(public_key, token=self._token, version=__version__)
+                return self._enrolled_once()
             except UnavailableError as error:
                 attempt += 1
                 self._tell(events.NOTE, text=f"{error}; trying again")
                 self._pause(attempt)
-                continue
-            enrolment = Enrolment.of(
-                said.fleet_address, said.server_certificate, said.bundle_digest
-            )
-            self._folder.enrol(enrolment)
-            return enrolment
         return None
 
+    def _enrolled_once(self) -> Enrolment:
+        key = self._folder.node_key().public_key()
+        pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        said = self._enrol_at(pem, token=self._token, version=__version__)
+        enrolment = Enrolment.of(said.fleet_address, said.server_certificate, said.bundle_digest)
+        self._folder.enrol(enrolment)
+        return enrolment
+
     def _serve(self, enrolment: Enrolment) -> None:
-        letters = self._letters(enrolment)
+        self._letters = self._letters_of(enrolment)
         with FleetNode(
             enrolment.fleet_address,
             authority=self._credentials.authority_pem,
@@ -149,9 +153,25 @@ class Client:
                 raise
             self._tell(events.CONNECTED, fleet_address=enrolment.fleet_address)
             with self._watched(node):
-                node.serve(letters.answer)
+                node.serve(self._answer)
 
-    def _letters(self, enrolment: Enrolment) -> Letters:
+    def _answer(self, incoming: Incoming) -> RecordDict:
+        """Answers a letter; if its signer is not believed, the server may have a new certificate.
+
+        It is asked over TLS which one it has, as when the client started.
+        """
+        assert self._letters is not None
+        try:
+            return self._letters.answer(incoming)
+        except IdentityError:
+            before = self._folder.enrolment()
+            after = self._enrolled_once()
+            if after == before:
+                raise
+            self._letters = self._letters_of(after)
+            return self._letters.answer(incoming)
+
+    def _letters_of(self, enrolment: Enrolment) -> Letters:
         trust = ServerTrust(self._credentials.authority, self._identity, enrolment.certificate_der)
         return Letters(
             self._credentials,

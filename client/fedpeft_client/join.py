@@ -1,9 +1,9 @@
 """From what an owner asks for to a client that runs: `fedpeft client join`."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -87,7 +87,7 @@ class Joining:
         _check_same(folder, credentials)
         policy = ClientPolicy.read(folder.policy)
         if request.allow_models:
-            policy = allow_models(folder.policy, digests_of(request.allow_models))
+            policy = allow_models(folder.policy, digests_of(tuple(request.allow_models)))
         setup = ClientSetup(
             client_id=credentials.name,
             folder=folder.updates,
@@ -128,8 +128,11 @@ def federation_of(credentials: Credentials) -> str:
     return hashlib.sha256(credentials.authority.public_bytes(Encoding.DER)).hexdigest()
 
 
-def digests_of(names: Sequence[str]) -> dict[str, AllowedModel]:
+@cache
+def digests_of(names: tuple[str, ...]) -> Mapping[str, AllowedModel]:
     """Returns digest → model, for each task that each of the models can be loaded for.
+
+    It takes seconds and another process; clients of one process ask once.
 
     Raises:
         ModelError: If one can be loaded for none.

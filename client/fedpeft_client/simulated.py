@@ -14,11 +14,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedpeft.errors import ConfigError
-from fedpeft.files import write_text
-from fedpeft.identity.authority import CERTIFICATE as AUTHORITYS_CERTIFICATE
-from fedpeft.identity.authority import Authority
-from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE, KEY, REQUEST
-from fedpeft.identity.keys import new_key, write_request
+from fedpeft.identity.credentials import CERTIFICATE, REQUEST
+from fedpeft.identity.folders import issue_into, request_in
 from fedpeft.identity.roles import Role
 from fedpeft.models.data_config import DataConfig
 from fedpeft.models.partition import partition
@@ -109,10 +106,8 @@ def make_identities(root: Path, names: Sequence[str], ca: Path | None) -> None:
             f"there is no certificate in {folders[missing[0]]} (nor for {len(missing) - 1} more); "
             "name the authority's folder with --ca, or issue them with `fedpeft pki`"
         )
-    authority = Authority(ca)
     for name in missing:
         folder = folders[name]
         if not (folder / REQUEST).is_file():
-            write_request(new_key(folder / KEY), name, folder / REQUEST)
-        authority.issue(folder / REQUEST, [roles[name]], folder / CERTIFICATE, days=_DAYS)
-        write_text(folder / AUTHORITY, (ca / AUTHORITYS_CERTIFICATE).read_text(encoding="ascii"))
+            request_in(folder, name)
+        issue_into(folder, folder / REQUEST, ca, [roles[name]], days=_DAYS)

@@ -17,7 +17,8 @@ class ServerTrust:
 
     With a revocation list in the identity's folder, every server of the authority that is not on it
     is believed; the list is read anew each time, so that a fresh one counts at once. Without one
-    nobody could say who was revoked: then only the very certificate of the enrolment is believed.
+    nobody could say who was revoked: then only the very certificate is believed that the server has
+    when it is called.
     """
 
     def __init__(self, authority: x509.Certificate, identity: Path, enrolled: bytes) -> None:
@@ -32,24 +33,20 @@ class ServerTrust:
         self._revoked = identity / REVOKED
         self._enrolled = enrolled
 
-    @property
-    def has_revocations(self) -> bool:
-        """Whether there is a revocation list."""
-        return self._revoked.exists()
-
     def identify(self, certificate: x509.Certificate, now: datetime) -> Identity:
         """Returns whose certificate it is; see `wire.envelope.Identify`.
 
         Raises:
             IdentityError: If it is not that of a server to be believed now.
         """
-        if self.has_revocations:
+        if self._revoked.exists():
             found = identify(certificate, self._authority, read_revocations(self._revoked), now)
         else:
             if certificate.public_bytes(Encoding.DER) != self._enrolled:
                 raise IdentityError(
-                    "the letter is signed with another certificate than the server had when this "
-                    f"client started; start it again, or put {REVOKED} into the identity's folder"
+                    "the letter is signed with another certificate than the server's own; to "
+                    f"believe every server of the authority, put {REVOKED} into the identity's "
+                    "folder"
                 )
             found = holder_of(certificate, self._authority, now)
         if Role.SERVER not in found.roles:

@@ -49,8 +49,9 @@ def request(
 ) -> None:
     """Make a key on this machine and a request for a certificate; only the request leaves it."""
     from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE, KEY, REQUEST
+    from fedpeft.identity.folders import request_in
 
-    _make_request(name, output)
+    request_in(output, name)
     typer.echo(f"send {output / REQUEST} to the operator; {output / KEY} stays here")
     typer.echo(f"what comes back, {CERTIFICATE} and {AUTHORITY}, goes into {output}")
 
@@ -74,8 +75,11 @@ def issue(
     The folder gets cert.pem and authority.cert.pem, and for a server revoked.crl.pem: send them
     back.
     """
+    from fedpeft.identity.folders import issue_into
+
     folder = output or request.parent
-    _show([_issue(request, folder, ca, role, days, host, renew=renew)], as_json)
+    issued = issue_into(folder, request, ca, role, days=days, hosts=host or (), renew=renew)
+    _show([issued], as_json)
 
 
 @app.command()
@@ -90,9 +94,10 @@ def new(
 ) -> None:
     """Make a key and sign its certificate in one step, where both are on this machine."""
     from fedpeft.identity.credentials import REQUEST
+    from fedpeft.identity.folders import issue_into, request_in
 
-    _make_request(name, output)
-    _show([_issue(output / REQUEST, output, ca, role, days, host, renew=False)], as_json)
+    request_in(output, name)
+    _show([issue_into(output, output / REQUEST, ca, role, days=days, hosts=host or ())], as_json)
 
 
 @app.command()
@@ -148,41 +153,6 @@ def list_(ca: _AuthorityOption, as_json: _JsonOption = False) -> None:
     from fedpeft.identity.authority import Authority
 
     _show(Authority(ca).issued(), as_json)
-
-
-def _make_request(name: str, folder: Path) -> None:
-    from fedpeft.identity.credentials import KEY, REQUEST
-    from fedpeft.identity.keys import common_name, new_key, write_request
-
-    common_name(name)  # before there is a key
-    write_request(new_key(folder / KEY), name, folder / REQUEST)
-
-
-def _issue(
-    request: Path,
-    folder: Path,
-    ca: Path,
-    roles: list[Role],
-    days: int,
-    hosts: list[str] | None,
-    *,
-    renew: bool,
-) -> "Issued":
-    from fedpeft.files import write_text
-    from fedpeft.identity import authority
-    from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE
-
-    opened = authority.Authority(ca)
-    folder.mkdir(parents=True, exist_ok=True)
-    issued = opened.issue(
-        request, roles, folder / CERTIFICATE, days=days, hosts=hosts or [], renew=renew
-    )
-    copies = {authority.CERTIFICATE: AUTHORITY}
-    if Role.SERVER in roles:
-        copies[authority.REVOKED] = authority.REVOKED
-    for source, target in copies.items():
-        write_text(folder / target, (ca / source).read_text(encoding="ascii"))
-    return issued
 
 
 def _show(certificates: "list[Issued]", as_json: bool) -> None:

@@ -116,13 +116,13 @@ def test_a_model_is_allowed_by_its_digest_for_each_task_that_it_can_do(
     encoder, decoder = base_digests(str(tiny_bert)), base_digests(str(tiny_llama))
     assert set(encoder) == {"classification"}
     assert set(decoder) == {"classification", "causal-lm"}
-    found = digests_of([str(tiny_bert), str(tiny_llama)])
+    found = digests_of((str(tiny_bert), str(tiny_llama)))
     assert found == {
         **{digest: AllowedModel(name=str(tiny_bert)) for digest in encoder.values()},
         **{digest: AllowedModel(name=str(tiny_llama)) for digest in decoder.values()},
     }
     with pytest.raises(ModelError, match="there is no model folder"):
-        digests_of([str(tmp_path / "nothing")])
+        digests_of((str(tmp_path / "nothing"),))
 
 
 def test_a_split_gives_each_row_to_one_client_and_the_same_one_again(tmp_path: Path) -> None:

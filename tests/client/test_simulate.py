@@ -4,6 +4,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from fedpeft.ledger import Ledger
 from tests.e2e.federation import DELTA, Host, federation, program
 from tests.tiny_models import write_rows
@@ -11,6 +13,7 @@ from tests.tiny_models import write_rows
 NAMES = ("client-00", "client-01", "client-02")
 
 
+@pytest.mark.slow
 def test_three_clients_of_one_process_finish_a_run(tmp_path: Path, tiny_bert: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 40, seed=5)
     root = tmp_path / "clients"
