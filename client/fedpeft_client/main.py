@@ -1,5 +1,6 @@
 """Clients of one process: made, started, stopped."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,8 @@ from fedpeft_client.events import Emit, Event
 from fedpeft_client.join import Joining, JoinRequest
 from fedpeft_client.status import StatusFile
 from fedpeft_client.training import TrainingProcess
+
+logger = logging.getLogger(__name__)
 
 Invite = Callable[[str], str]
 """Returns a token for the client of that name."""
@@ -145,7 +148,10 @@ def _register(joining: Joining, training: TrainingProcess, emit: Emit) -> None:
 
 def _both(first: Emit, second: Emit) -> Emit:
     def emit(event: Event) -> None:
-        first(event)
-        second(event)
+        for told in (first, second):
+            try:
+                told(event)
+            except OSError as error:  # a full disk, a closed terminal: no reason not to answer
+                logger.warning("%s of %s could not be told: %s", event.kind, event.client_id, error)
 
     return emit

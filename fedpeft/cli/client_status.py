@@ -116,7 +116,7 @@ def _rows(overview: "Overview") -> list[tuple[str, str, str]]:
             (
                 "policy",
                 f"noise at least {policy.min_noise_multiplier:g}, at most {policy.max_rounds} "
-                f"rounds of {policy.max_local_steps} steps, {len(policy.base_models)} base models",
+                f"rounds of {policy.max_local_steps} steps; base models: {len(policy.base_models)}",
                 "",
             )
         )

@@ -1,5 +1,6 @@
 """A client's letters with real certificates, and training in this very process."""
 
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class LetterBox:
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._told = threading.Condition()
         self.holders = Holders(self.folder)
         self.holders.server()
         self.holders.issue(CLIENT, Role.DATA_OWNER)
@@ -76,7 +78,7 @@ class LetterBox:
             "bundle_digest": BUNDLE,
             "policy": self.client.policy,
             "training": self.training,
-            "emit": self.events.append,
+            "emit": self.emit,
             **fields,
         }
         return Letters(credentials, **parts)
@@ -98,6 +100,15 @@ class LetterBox:
         body, identity = unseal(kind, envelope, lambda c, now: holder_of(c, authority, now))
         assert (identity.name, identity.roles) == (CLIENT, {Role.DATA_OWNER})
         return body, blob
+
+    def emit(self, event: Event) -> None:
+        with self._told:
+            self.events.append(event)
+            self._told.notify_all()
+
+    def wait_for(self, kind: str) -> None:
+        with self._told:
+            assert self._told.wait_for(lambda: kind in self.kinds(), 60.0), self.events
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.events]
