@@ -87,6 +87,7 @@ def test_only_two_ports_of_the_server_can_be_reached(net: Network, apart: Federa
     assert set(map(int, reached)) == {PORT, FLEET_PORT}
 
 
+@pytest.mark.slow
 def test_a_client_that_is_cut_off_until_the_deadline_is_late(
     net: Network, apart: Federation
 ) -> None:
