@@ -25,13 +25,13 @@ from fedpeft_client.fleet_node import FleetNode
 from fedpeft_client.state_folder import StateFolder
 from fedpeft_server import events
 from fedpeft_server.fleet.gate import PUSH
-from fedpeft_server.fleet.link import Link
 from tests import postgres
 from tests.e2e.checks import check_charges, num_charges
 from tests.e2e.crashes import LONG_ROUND
 from tests.e2e.federation import NAMES, OPERATOR, Federation, federation
 from tests.e2e.planted import Mistake
 from tests.fleet.parts import signed
+from tests.fleet.superlink import superlink
 from tests.server.holders import Holders
 from tests.server.raw_calls import WIRE, channel, send, signature
 
@@ -89,7 +89,7 @@ def test_a_stranger_asks_for_every_endpoint_of_flower(standing: Federation) -> N
     )
     stranger = ec.generate_private_key(ec.SECP256R1())
     base = f"https://{standing.fleet_address}"
-    paths = Link().app.openapi()["paths"]
+    paths = superlink().openapi()["paths"]
     assert {"/v1/control/start-run", "/v1/fleet/push-messages"} < set(paths)
     with httpx.Client(base_url=base, verify=context, timeout=60) as http:
         for path, operations in paths.items():

@@ -217,6 +217,26 @@ def test_stopping_does_not_wait_for_the_next_message(place: Place) -> None:
         assert fleet.online() == {}
 
 
+def test_a_question_of_a_node_that_left_is_answered_at_once(place: Place) -> None:
+    """Stopped between two questions, a node says so before it asks the second."""
+    with Fleet(place.config(max_wait_s=60.0)) as fleet:
+        link = FleetLink(
+            f"127.0.0.1:{fleet.port}",
+            authority=place.authority,
+            key=Member(place).enrol(fleet).key,
+            heartbeat_s=10.0,
+            wait_s=60.0,
+            max_message_bytes=1 << 20,
+        )
+        link.activate()
+        link.deactivate()
+        asked = threading.Thread(target=link.pull)
+        asked.start()
+        asked.join(30.0)
+        assert not asked.is_alive()
+        link.close()
+
+
 def test_the_reply_of_a_node_that_was_stopped_meanwhile_is_taken(
     fleet: Fleet, place: Place
 ) -> None:

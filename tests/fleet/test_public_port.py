@@ -23,15 +23,15 @@ from flwr.proto.run_pb2 import GetRunRequest
 
 from fedpeft_server.fleet import Fleet
 from fedpeft_server.fleet.gate import REQUESTS
-from fedpeft_server.fleet.link import Link
 from tests.fleet.parts import Member, Peer, Place, signed
+from tests.fleet.superlink import superlink
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE")
 
 
 def routes() -> list[str]:
     """Every path of Flower's app, also those that a later version adds."""
-    app = Link().app
+    app = superlink()
     found = {getattr(route, "path", "") for route in app.routes}
     found |= {
         context.path

@@ -10,6 +10,7 @@ class Doorbell:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bells: dict[int, asyncio.Event] = {}
+        self._away: set[int] = set()
         self._closed = False
 
     def ring(self, node_id: int) -> None:
@@ -19,6 +20,16 @@ class Doorbell:
     def dismiss(self, node_id: int) -> None:
         """Ends a node's question with nothing; from any thread."""
         self._in_loop(self._send_home, node_id)
+
+    def leave(self, node_id: int) -> None:
+        """The same, also for questions that come later: the node said that it leaves."""
+        self._away.add(node_id)
+        self.dismiss(node_id)
+
+    def enter(self, node_id: int) -> None:
+        """Lets a node's questions wait again, and ends what its last process left open."""
+        self._away.discard(node_id)
+        self.dismiss(node_id)
 
     def close(self) -> None:
         """Ends every question, and those to come; from any thread."""
@@ -46,7 +57,7 @@ class Doorbell:
         self._send_home(node_id)
         self._bells[node_id] = bell
         try:
-            while not self._closed and not gone.done() and self._bells.get(node_id) is bell:
+            while self._may_wait(node_id, bell) and not gone.done():
                 bell.clear()  # before the look: what is sent after it rings again
                 if there_is():
                     return True
@@ -64,6 +75,10 @@ class Doorbell:
         finally:
             if self._bells.get(node_id) is bell:
                 del self._bells[node_id]
+
+    def _may_wait(self, node_id: int, bell: asyncio.Event) -> bool:
+        dismissed = self._bells.get(node_id) is not bell
+        return not (self._closed or dismissed or node_id in self._away)
 
     def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
         if self._loop is not None and not self._loop.is_closed():

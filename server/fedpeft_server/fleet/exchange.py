@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Scope, Send
 
-from fedpeft_server.fleet.gate import RefusedError
+from fedpeft_server.fleet.refused import RefusedError
 
 PROTOBUF = "application/protobuf"
 LONGEST_READ_S = 180.0

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Self
 
+from fedpeft_server.fleet.answers import Answers
 from fedpeft_server.fleet.bundle import Bundle
 from fedpeft_server.fleet.config import FleetConfig
 from fedpeft_server.fleet.doorbell import Doorbell
@@ -16,7 +17,7 @@ from fedpeft_server.fleet.traffic import Traffic
 
 
 class Fleet:
-    """An embedded SuperLink. Its state is in memory: our database is the state of record.
+    """Flower's link state with a public port. It is in memory: our database is the state of record.
 
     After a crash the coordinator makes a new one, registers every node again, opens its runs again
     and sends the messages of open rounds again. Safe to use from any thread.
@@ -29,7 +30,8 @@ class Fleet:
         self._doorbell = Doorbell()
         self._traffic = Traffic()
         gate = Gate(self._link, self._mailbox)
-        guard = Guard(self._link.app, gate, self._mailbox, self._doorbell, self._traffic, config)
+        answers = Answers(self._link, self._mailbox)
+        guard = Guard(gate, answers, self._mailbox, self._doorbell, self._traffic, config)
         self._listener = Listener(guard, config)
 
     @property

@@ -1,7 +1,8 @@
-"""What a node may ask: who it is, which requests are let through to Flower, and with what inside.
+"""What a node may ask: who it is, which requests are let through, and with what inside.
 
-Flower checks a signature over a timestamp and that the node names its own id. It does not check who
-a reply says it is from, whether a run exists, or whether the same headers came before.
+Flower's own application checks a signature over a timestamp and that the node names its own id. It
+does not check who a reply says it is from, whether a run exists, or whether the same headers came
+before.
 """
 
 import base64
@@ -23,7 +24,6 @@ from flwr.proto.fleet_pb2 import (
     DeactivateNodeRequest,
     PullMessagesRequest,
     PushMessagesRequest,
-    PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.run_pb2 import GetRunRequest
@@ -37,6 +37,7 @@ from fedpeft.wire.protobuf import check_small_beside, field_path
 from fedpeft.wire.records import MAX_BESIDE_TENSORS_BYTES, TENSORS
 from fedpeft_server.fleet.link import Link
 from fedpeft_server.fleet.mailbox import Mailbox
+from fedpeft_server.fleet.refused import RefusedError
 
 ACTIVATE = "/v1/fleet/activate-node"
 DEACTIVATE = "/v1/fleet/deactivate-node"
@@ -67,21 +68,7 @@ _TENSORS = field_path(PushMessagesRequest, *TENSORS)
 _LONGEST_HEARTBEAT_S = 60.0
 _LONGEST_SESSION = 64
 _OLDEST_S = 60.0
-"""Of a head. Flower looks again when the body was read, and then accepts five minutes."""
-
-
-class RefusedError(Exception):
-    """A request that is not let through.
-
-    Attributes:
-        status: Of HTTP.
-        code: One word that the node's side acts on.
-    """
-
-    def __init__(self, status: int, code: str) -> None:
-        super().__init__(code)
-        self.status = status
-        self.code = code
+"""Of a request's head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +88,15 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True)
 class Admitted:
-    """A request that Flower may see.
+    """A request that may be answered.
 
     Attributes:
+        request: As parsed.
         run_id: The run that it belongs to; None where it belongs to none.
-        reply_to: The message that it answers; None where it answers none.
     """
 
+    request: Request
     run_id: int | None = None
-    reply_to: str | None = None
 
 
 class Gate:
@@ -164,7 +151,7 @@ class Gate:
             raise RefusedError(400, "malformed") from error
         if isinstance(request, ActivateNodeRequest):
             self._activate(caller, request)
-            return Admitted()
+            return Admitted(request=request)
         self._check_session(caller)
         node = request if isinstance(request, DeactivateNodeRequest) else request.node
         if node.node_id != caller.node_id:
@@ -174,21 +161,10 @@ class Gate:
         if isinstance(request, GetRunRequest):
             if not self._mailbox.has_messages(request.run_id, caller.node_id):
                 raise RefusedError(410, "no-such-run")
-            return Admitted(run_id=request.run_id)
+            return Admitted(request=request, run_id=request.run_id)
         if isinstance(request, SendNodeHeartbeatRequest):
             _check_heartbeat(request.heartbeat_interval)
-        return Admitted()
-
-    def settle(self, admitted: Admitted, answer: bytes) -> None:
-        """Looks at what Flower answered to a reply.
-
-        Raises:
-            RefusedError: If Flower did not store the reply, which it does not say in so many words.
-        """
-        if admitted.reply_to is not None:
-            if not PushMessagesResponse.FromString(answer).objects_to_push:
-                raise RefusedError(410, "not-taken")
-            self._mailbox.replied(admitted.reply_to)
+        return Admitted(request=request)
 
     def _first_time(self, node_id: int, timestamp: str) -> bool:
         """Whether these headers are new; what is too old to be accepted is forgotten."""
@@ -242,7 +218,7 @@ class Gate:
         )
         if not expected:
             raise RefusedError(400, "malformed")
-        return Admitted(run_id=metadata.run_id, reply_to=metadata.reply_to_message_id)
+        return Admitted(request=request, run_id=metadata.run_id)
 
 
 def _check_heartbeat(interval_s: float) -> None:

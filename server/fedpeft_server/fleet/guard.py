@@ -1,15 +1,16 @@
-"""Stands before Flower's app on the public port: what is not let through here, Flower never sees.
+"""The public port: six paths, and what is asked there.
 
-An ASGI application of six paths. A body is read only after its head was authenticated, never beyond
-its limit, and never decompressed; of the head, Flower is handed what it needs and nothing else.
+An ASGI application. A body is read only after its head was authenticated, never beyond its limit,
+and never decompressed; what the gate does not let through reaches nothing of Flower's.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from fedpeft_server.fleet.answers import Answers
 from fedpeft_server.fleet.config import FleetConfig
 from fedpeft_server.fleet.doorbell import Doorbell
 from fedpeft_server.fleet.exchange import PROTOBUF, Answer, Exchange, HungUpError
@@ -21,17 +22,15 @@ from fedpeft_server.fleet.gate import (
     REQUESTS,
     Caller,
     Gate,
-    RefusedError,
 )
 from fedpeft_server.fleet.mailbox import Mailbox
+from fedpeft_server.fleet.refused import RefusedError
 from fedpeft_server.fleet.traffic import Traffic
 
 WAIT_HEADER = "fedpeft-wait-s"
 
-_HANDED_ON = ("content-type", "flwr-public-key", "flwr-signature", "flwr-timestamp")
 _MOST_WITHOUT_TENSORS = 64 * 1024
 _LONGEST_QUEUE_S = 60.0
-_PASSED_ON = frozenset({400, 401, 403, 404, 409})
 
 
 class Guard:
@@ -39,15 +38,15 @@ class Guard:
 
     def __init__(
         self,
-        app: ASGIApp,
         gate: Gate,
+        answers: Answers,
         mailbox: Mailbox,
         doorbell: Doorbell,
         traffic: Traffic,
         config: FleetConfig,
     ) -> None:
-        self._app = app
         self._gate = gate
+        self._answers = answers
         self._mailbox = mailbox
         self._doorbell = doorbell
         self._traffic = traffic
@@ -78,23 +77,30 @@ class Guard:
         elif path == PUSH:
             with self._only_push_of(caller.node_id):
                 async with self._transfer():
-                    await self._pass(exchange, caller, await exchange.read(limit))
+                    await self._answer(exchange, caller, await exchange.read(limit))
         else:
-            await self._pass(exchange, caller, await exchange.read(limit))
+            await self._answer(exchange, caller, await exchange.read(limit))
 
-    async def _pass(self, exchange: Exchange, caller: Caller, body: bytes) -> None:
-        """Lets a request through to Flower."""
-        admitted = await asyncio.to_thread(self._gate.admit, exchange.path, caller, body)
-        if exchange.path in (ACTIVATE, DEACTIVATE):
-            self._doorbell.dismiss(caller.node_id)
-        self._traffic.received(admitted.run_id, exchange.head_size + len(body))
-        answer = await self._flower(exchange, body)
-        self._gate.settle(admitted, answer.body)
-        self._traffic.sent(admitted.run_id, await exchange.answer(answer))
+    async def _answer(self, exchange: Exchange, caller: Caller, body: bytes) -> None:
+        """Answers a request that may be answered; a large one in another thread."""
+        if exchange.path == PUSH:
+            answer, run_id = await asyncio.to_thread(self._decide, exchange.path, caller, body)
+        else:
+            answer, run_id = self._decide(exchange.path, caller, body)
+        if exchange.path == ACTIVATE:
+            self._doorbell.enter(caller.node_id)
+        elif exchange.path == DEACTIVATE:
+            self._doorbell.leave(caller.node_id)
+        self._traffic.received(run_id, exchange.head_size + len(body))
+        self._traffic.sent(run_id, await exchange.answer(Answer(status=200, body=answer)))
+
+    def _decide(self, path: str, caller: Caller, body: bytes) -> tuple[bytes, int | None]:
+        admitted = self._gate.admit(path, caller, body)
+        return self._answers.to(admitted.request), admitted.run_id
 
     async def _pull(self, exchange: Exchange, caller: Caller, body: bytes) -> None:
-        """Lets a question for messages through to Flower once there is one."""
-        self._gate.admit(exchange.path, caller, body)
+        """Answers a question for messages once there is one."""
+        admitted = self._gate.admit(exchange.path, caller, body)
         gone = asyncio.ensure_future(exchange.hung_up())
         try:
             there_is = await self._doorbell.wait(
@@ -111,44 +117,9 @@ class Guard:
         async with self._transfer():
             message = self._mailbox.waiting(caller.node_id)
             run_id = None if message is None else message.metadata.run_id
-            answer = await self._flower(exchange, body)
+            answer = await asyncio.to_thread(self._answers.to, admitted.request)
             self._traffic.received(run_id, exchange.head_size + len(body))
-            self._traffic.sent(run_id, await exchange.answer(answer))
-
-    async def _flower(self, exchange: Exchange, body: bytes) -> Answer:
-        """Asks Flower's app.
-
-        Raises:
-            RefusedError: If it refuses; what it says about it stays here.
-        """
-        headers = [(name.encode(), exchange.headers[name].encode()) for name in _HANDED_ON]
-        headers.append((b"content-length", str(len(body)).encode()))
-        kept = ("type", "asgi", "http_version", "method", "scheme", "client", "server")
-        scope: Scope = {name: exchange.scope[name] for name in kept} | {
-            "path": exchange.path,
-            "raw_path": exchange.path.encode(),
-            "root_path": "",
-            "query_string": b"",
-            "headers": headers,
-            "state": {},
-        }
-        requests: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-        answers: list[Message] = []
-
-        async def receive() -> Message:
-            if requests:
-                return requests.pop()
-            nothing: asyncio.Future[Message] = asyncio.Future()
-            return await nothing  # a peer that neither sends nor hangs up
-
-        async def send(message: Message) -> None:
-            answers.append(message)
-
-        await self._app(scope, receive, send)
-        status = answers[0]["status"]
-        if status != 200:
-            raise RefusedError(status if status in _PASSED_ON else 500, "refused")
-        return Answer(status=status, body=b"".join(part.get("body", b"") for part in answers[1:]))
+            self._traffic.sent(run_id, await exchange.answer(Answer(status=200, body=answer)))
 
     @asynccontextmanager
     async def _transfer(self) -> AsyncIterator[None]:

@@ -1,12 +1,12 @@
-"""The embedded SuperLink: Flower's app and its link state in memory, with its nodes and runs.
+"""Flower's link state in memory, with its nodes and runs.
 
-With `mailbox` and `gate` the only modules of the server that import what Flower does not publish.
+With `mailbox`, `gate` and `answers` the only modules of the server that import what Flower does
+not publish.
 """
 
 import logging
-import secrets
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -14,26 +14,22 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_public_key,
 )
-from fastapi import FastAPI
 from flwr.common.constant import (
     HEARTBEAT_MIN_INTERVAL,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
-    TRANSPORT_TYPE_GRPC_RERE,
     Status,
 )
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.supercore.constant import (
-    FLWR_IN_MEMORY_DB_NAME,
     NOOP_FEDERATION_ID,
     NodeStatus,
     TaskType,
 )
 from flwr.supercore.fab import Fab
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.run import Run as Run
-from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
-from flwr.superlink.config_loader import SuperLinkLifespanConfig
-from flwr.superlink.main import create_app
+from flwr.superlink.federation import NoOpFederationManager
 
 from fedpeft.errors import ConfigError, IdentityError
 from fedpeft_server.fleet.bundle import Bundle
@@ -43,13 +39,11 @@ class Link:
     """Nodes and runs. Safe to use from any thread."""
 
     def __init__(self) -> None:
-        """Builds Flower's app; it does not listen, and starts no process and no thread."""
+        """Builds the state; it does not listen, and starts no process and no thread."""
         flower = logging.getLogger("flwr")
         flower.handlers.clear()  # it also goes to the handlers that this process has
         flower.setLevel(logging.WARNING)
-        self.app: FastAPI = create_app(_superlink_config(), cast(Any, _Unstarted))
-        self.state = cast(InMemoryLinkState, self.app.state.linkstate_factory.state())
-        assert isinstance(self.state, InMemoryLinkState)
+        self.state = InMemoryLinkState(NoOpFederationManager(), InMemoryObjectStore())
 
     def register(self, public_key: bytes) -> int:
         """See `Fleet.register`."""
@@ -123,46 +117,6 @@ class Link:
         for run in self.state.get_run_info(run_ids=[run_id], statuses=[Status.RUNNING]):
             return run
         raise ConfigError(f"no run {run_id} is open")
-
-
-class _Unstarted:
-    """Flower's lifespan starts executors, health and gRPC servers; this one starts nothing."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def startup(self) -> None:
-        pass
-
-    def shutdown(self) -> None:
-        pass
-
-
-def _superlink_config() -> SuperLinkLifespanConfig:
-    return SuperLinkLifespanConfig(
-        control_address="",
-        health_server_address=None,
-        host="",
-        port=0,
-        insecure=False,
-        certificates=None,
-        superexec_auth_secret=secrets.token_bytes(32),  # nobody knows it
-        authn_plugin=NoOpControlAuthnPlugin(),
-        event_log_plugin=None,
-        fleet_event_log_plugin=None,
-        enable_event_log=False,
-        artifact_provider=None,
-        enable_supernode_auth=True,
-        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
-        fleet_api_address=None,
-        simulation=False,
-        ssl_ca_certfile=None,
-        ssl_certfile=None,
-        ssl_keyfile=None,
-        database=FLWR_IN_MEMORY_DB_NAME,
-        isolation="process",
-        runtime_dependency_install=False,
-    )
 
 
 def _canonical(public_key: bytes) -> bytes:

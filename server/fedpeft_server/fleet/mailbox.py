@@ -13,7 +13,6 @@ from collections.abc import Collection
 from flwr.app import DEFAULT_TTL, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.proto.message_pb2 import ObjectTree
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.server.superlink.linkstate.utils import (
     create_message_error_unavailable_ins_message,
@@ -61,11 +60,7 @@ class Mailbox:
         sent.metadata.created_at = asked.created_at
         message_id = secrets.token_hex(32)  # what Flower expects of an id: the form of a SHA-256
         sent.metadata.__dict__["_message_id"] = message_id
-        with self._state.lock:
-            if self._state.store_message_ins(sent) is None:
-                return ""
-            self._state.object_store.preregister(run_id, ObjectTree(object_id=message_id))
-        return message_id
+        return self._state.store_message_ins(sent) or ""
 
     def collect(self, run_id: int, message_ids: Collection[str]) -> list[Message]:
         """Takes the replies that are there, and errors for messages that get none any more."""
@@ -129,13 +124,31 @@ class Mailbox:
                 return None
             return message
 
-    def replied(self, message_id: str) -> None:
-        """Notes that a node answered, and wakes whoever waits for it."""
+    def take(self, node_id: int) -> Message | None:
+        """Gives a node its next message, once; again only after it connected anew."""
+        with self._state.lock:
+            message = self.waiting(node_id)
+            if message is not None:
+                message.metadata.delivered_at = now().isoformat()
+            return message
+
+    def keep(self, reply: Message) -> bool:
+        """Stores a node's reply and wakes whoever waits for it.
+
+        Returns:
+            Whether it is stored, now or before: not a second one, nor to a message that is gone.
+        """
+        answered = reply.metadata.reply_to_message_id
         with self._changed:
-            message = self._state.message_ins_store.get(message_id)
-            if message is not None and message.metadata.delivered_at == "":
+            self._state.store_message_res(reply)
+            stored = self._state.message_ins_id_to_message_res_id.get(answered)
+            if stored is None or stored != reply.metadata.message_id:
+                return False
+            message = self._state.message_ins_store[answered]
+            if message.metadata.delivered_at == "":
                 message.metadata.delivered_at = now().isoformat()  # came back, and had it already
             self._changed.notify_all()
+            return True
 
     def came_back(self, node_id: int) -> None:
         """Makes room for a node that connects anew, and gives it again what it did not answer.
@@ -173,14 +186,8 @@ class Mailbox:
         return None
 
     def _forget(self, run_id: int, message_id: str) -> None:
-        if self._message(run_id, message_id) is None:
-            return
-        reply_id = self._state.message_ins_id_to_message_res_id.get(message_id)
-        self._state.delete_messages({message_id})
-        for object_id in (message_id, reply_id):
-            if object_id is not None:
-                self._state.object_store.delete(object_id)
-        self._state.delete_sessions_in_run(run_id)  # one a reply, for objects that are never pushed
+        if self._message(run_id, message_id) is not None:
+            self._state.delete_messages({message_id})
 
 
 def _expires_at(message: Message) -> float:
