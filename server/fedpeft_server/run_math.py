@@ -127,12 +127,12 @@ class RunMath:
         Raises:
             ProtocolError: If it does not hold exactly the trained tensors, finite, with the digest.
         """
-        from fedpeft.federated.coordination import distance
+        from fedpeft.federated.aggregators.updates import update_norm
 
         held_digest, adapter = self._held
         if held_digest != adapter_digest:
             return None
-        return distance(from_blob(blob, self._update_specs, digest), adapter)
+        return update_norm(adapter, from_blob(blob, self._update_specs, digest))
 
     def aggregate(
         self,

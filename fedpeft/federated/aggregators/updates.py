@@ -89,3 +89,9 @@ def normalised(weights: Sequence[float], count: int) -> list[float]:
     if not all(0 < weight < float("inf") for weight in weights):
         raise AdapterError(f"weights must be positive and finite, got {list(weights)}")
     return [weight / total for weight in weights]
+
+
+def update_norm(start: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> float:
+    """Returns the L2 norm over all tensors of what one client changed."""
+    squares = [(tensors[n].double() - start[n].double()).square().sum() for n in sorted(tensors)]
+    return float(torch.stack(squares).sum().sqrt())

@@ -10,13 +10,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fedpeft.errors import AdapterError
 from fedpeft.federated.aggregators.combiners.contract import Combined
 from fedpeft.federated.aggregators.combiners.weighted_mean import mean_of
-from fedpeft.federated.aggregators.updates import Updates
+from fedpeft.federated.aggregators.updates import Updates, update_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +56,6 @@ class NormBound:
     def _scale(self, start: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> float:
         norm = update_norm(start, tensors)
         return self.max_update_norm / norm if norm > self.max_update_norm else 1.0
-
-
-def update_norm(start: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> float:
-    """Returns the L2 norm over all tensors of what one client changed."""
-    squares = [(tensors[n].double() - start[n].double()).square().sum() for n in sorted(start)]
-    return float(torch.stack(squares).sum().sqrt())
 
 
 def _scaled(
