@@ -83,7 +83,7 @@ def test_example_of_a_client_has_what_its_unit_uses(deploy: Path) -> None:
     unit = _read(deploy / "systemd" / "fedpeft-client@.service")
     example = _read(deploy / "systemd" / "client.env.example")
     used = set(re.findall(r"\$\{?([A-Z]+)", unit["ExecStart"][0]))
-    assert set(example) == used | {"FEDPEFT_SERVER"}
+    assert set(example) == used | {"FEDPEFT_SERVER", "FEDPEFT_TOKEN"}
     options = example["OPTIONS"][0].split()
     words = ["client", "join", "server", "--identity", "i", "--data", "d", *options]
     assert problem(words) is None
