@@ -22,7 +22,7 @@ demo: env
 	HF_HUB_OFFLINE=1 $(BIN)/fedpeft simulate examples/demo.toml --output runs/demo-$$n
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow

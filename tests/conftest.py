@@ -16,6 +16,7 @@ hypothesis.settings.register_profile("untimed", parent=hypothesis.settings(), de
 hypothesis.settings.load_profile("untimed")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is first imported
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; see _one_thread
 
 
 @pytest.fixture(scope="session", autouse=True)

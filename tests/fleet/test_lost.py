@@ -1,5 +1,6 @@
 """Nodes, servers and connections that are lost, and come back."""
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from fedpeft.identity.keys import new_key
 from fedpeft.wire.records import from_record, to_record
 from fedpeft_client.flower_app import Incoming
 from fedpeft_server.fleet import Fleet, FleetGrid, build_bundle
+from fedpeft_server.fleet.doorbell import Doorbell
 from tests.fleet.parts import LONG_S, Member, Place, Served, collect, serving
 from tests.fleet.proxy import Proxy
 
@@ -198,6 +200,26 @@ def test_a_revoked_node_is_told_so_while_it_waits(place: Place) -> None:
         assert ask(grid, member) == ""
         assert fleet.online() == {}
         served.close()
+
+
+def test_a_question_that_was_on_its_way_does_not_wait() -> None:
+    """It was let through before the node was unregistered, and came to wait after that."""
+
+    async def ask_after(leave: bool) -> bool:
+        doorbell = Doorbell()
+        if leave:
+            doorbell.leave(1)
+        gone = asyncio.ensure_future(asyncio.Event().wait())
+        asked = asyncio.ensure_future(doorbell.wait(1, lambda: False, gone, LONG_S))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        ended = asked.done()
+        for task in (asked, gone):
+            task.cancel()
+        return ended
+
+    assert asyncio.run(ask_after(True))
+    assert not asyncio.run(ask_after(False))
 
 
 def test_a_message_to_a_node_that_is_revoked_then_has_an_error(fleet: Fleet, place: Place) -> None:

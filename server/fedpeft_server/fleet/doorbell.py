@@ -22,7 +22,7 @@ class Doorbell:
         self._in_loop(self._send_home, node_id)
 
     def leave(self, node_id: int) -> None:
-        """The same, also for questions that come later: the node said that it leaves."""
+        """The same, also for questions on their way: the node leaves, or is unregistered."""
         self._away.add(node_id)
         self.dismiss(node_id)
 

@@ -80,7 +80,7 @@ class Fleet:
             IdentityError: If no such node is registered.
         """
         self._link.unregister(node_id)
-        self._doorbell.dismiss(node_id)
+        self._doorbell.leave(node_id)
         self._mailbox.look_again()
 
     def online(self) -> dict[int, datetime]:
