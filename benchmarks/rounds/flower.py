@@ -17,7 +17,17 @@ from pathlib import Path
 
 import tomli_w
 from counter import Counter
-from job import Place, ended, free_port, read_job, ready, running, write_result
+from job import (
+    Place,
+    ended,
+    free_port,
+    mean_step,
+    read_job,
+    ready,
+    running,
+    step_of,
+    write_result,
+)
 
 from fedpeft.bench.round_job import RoundResult
 
@@ -50,9 +60,10 @@ def main() -> None:
         )
         _wait_for(port)
         counter = stack.enter_context(Counter(port)) if job.count_bytes else None
-        for _ in range(job.num_clients):
+        for number in range(job.num_clients):
             start(
                 "flower-supernode",
+                *("--node-config", f"step={step_of(number)}"),
                 *("--superlink", f"127.0.0.1:{counter.port if counter else port}"),
                 *("--root-certificates", str(place.authority), "--port", str(free_port())),
             )
@@ -60,6 +71,7 @@ def main() -> None:
         config = {
             "job": str(Path(sys.argv[1]).resolve()),
             "rounds": f"127.0.0.1:{listening.getsockname()[1]}",
+            "step": repr(mean_step(job.num_clients)),
         }
         _submit(place, port, environment, config)
         write_result(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from job import BASE_DIGEST
+from job import BASE_DIGEST, step_of
 from torch import Tensor
 
 from fedpeft.bench.round_job import RoundJob
@@ -28,9 +28,6 @@ from fedpeft.models.dataset import Dataset
 from fedpeft_client.executor import Executor
 from fedpeft_client.training import ClientSetup
 from fedpeft_server.run_math import RunMath
-
-STEP = 0.01
-"""What a client adds to every value of B that it was sent."""
 
 
 class IdleMath(RunMath):
@@ -91,7 +88,8 @@ class _IdleRound(ClientRound):
     def _trained(
         self, plan: RoundPlan, model: Any, client: LocalClient
     ) -> tuple[Mapping[str, Tensor], float]:
-        return {name: model.tensors()[name] + STEP for name in model.trained}, 0.0
+        step = step_of(int(plan.client_id.rpartition("-")[2]))
+        return {name: model.tensors()[name] + step for name in model.trained}, 0.0
 
 
 class _IdleModel:

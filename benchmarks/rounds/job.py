@@ -18,6 +18,17 @@ from fedpeft.identity.roles import Role
 
 BASE_DIGEST = "0" * 64
 """Of the base model that there is not."""
+_STEP = 0.01
+
+
+def step_of(number: int) -> float:
+    """What a client adds to every value of B: no two updates are the same bytes."""
+    return _STEP * (1 + number)
+
+
+def mean_step(num_clients: int) -> float:
+    """What their mean adds."""
+    return sum(map(step_of, range(num_clients))) / num_clients
 
 
 def read_job(arguments: Sequence[str]) -> tuple[RoundJob, Path]:

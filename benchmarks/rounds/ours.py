@@ -22,7 +22,7 @@ from typing import Any
 
 from counter import Counter
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from job import Place, ended, read_job, ready, running, write_result
+from job import Place, ended, mean_step, read_job, ready, running, write_result
 
 from fedpeft import __version__
 from fedpeft.bench.round_job import RoundJob, RoundResult
@@ -99,7 +99,7 @@ def main() -> None:
         write_result(
             path,
             RoundResult(
-                error=_error(state, artifacts),
+                error=_error(state, artifacts, mean_step(job.num_clients)),
                 wire_bytes=counter.num_bytes if counter else None,
                 stack={"fedpeft": __version__},
             ),
@@ -191,13 +191,12 @@ def _idle_math(config: Mapping[str, object], job: RoundJob) -> object:
     return IdleMath(config, job)
 
 
-def _error(state: State, artifacts: ArtifactStore) -> float:
+def _error(state: State, artifacts: ArtifactStore, step: float) -> float:
     """Returns how far the last product B·A is from what the updates must give, relative.
 
     Each product is applied to a random vector, which spares computing it.
     """
     import torch
-    from idle import STEP
 
     from fedpeft.adapters.lora import lora_pairs
 
@@ -207,7 +206,7 @@ def _error(state: State, artifacts: ArtifactStore) -> float:
     for module, (a_RI, b_OR) in after.items():
         old_a_RI, old_b_OR = before[module]
         x_I = torch.randn(a_RI.shape[1], dtype=torch.float64)
-        expected_O = (old_b_OR.double() + STEP) @ (old_a_RI.double() @ x_I)
+        expected_O = (old_b_OR.double() + step) @ (old_a_RI.double() @ x_I)
         off += float((b_OR.double() @ (a_RI.double() @ x_I) - expected_O).square().sum())
         norm += float(expected_O.square().sum())
     return math.sqrt(off / norm)

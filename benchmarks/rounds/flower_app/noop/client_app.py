@@ -1,6 +1,10 @@
-"""The client: sends back what it would have trained, as it came. It imports Flower and no more."""
+"""The client: adds its own number to what it would have trained. It imports Flower and numpy.
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+As it came, Flower would send it once for all clients: it knows content by its digest.
+"""
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 app = ClientApp()
@@ -9,7 +13,12 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     content = message.content
-    names = content["config"]["trained"]
-    arrays = ArrayRecord({name: content["arrays"][name] for name in names})
+    step = np.float32(context.node_config["step"])
+    arrays = ArrayRecord(
+        {
+            name: Array(content["arrays"][name].numpy() + step)
+            for name in content["config"]["trained"]
+        }
+    )
     metrics = MetricRecord({"num-examples": 1})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)

@@ -57,7 +57,8 @@ def main(grid: Grid, context: Context) -> None:
             train_config=ConfigRecord({"trained": trained}),
             evaluate_fn=_Between(harness, job["num_rounds"]),
         )
-        harness.write(f"{_error(result.arrays, tensors, trained)}\n")
+        moved = job["num_rounds"] * float(context.run_config["step"])
+        harness.write(f"{_error(result.arrays, tensors, trained, moved)}\n")
 
 
 class _Between:
@@ -75,11 +76,13 @@ class _Between:
         self._began = time.monotonic()
 
 
-def _error(arrays: ArrayRecord, tensors: Mapping[str, Array], trained: list[str]) -> float:
-    """Every client sends B as it came, so that their mean must be what the server sent first."""
+def _error(
+    arrays: ArrayRecord, tensors: Mapping[str, Array], trained: list[str], moved: float
+) -> float:
+    """In every round each client adds its own step to B, and all of them together the mean."""
     off = norm = 0.0
     for name in trained:
-        expected = tensors[name].numpy().astype(np.float64)
+        expected = tensors[name].numpy().astype(np.float64) + moved
         off += float(np.square(arrays[name].numpy() - expected).sum())
         norm += float(np.square(expected).sum())
     return math.sqrt(off / norm)
