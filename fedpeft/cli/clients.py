@@ -48,13 +48,16 @@ def list_(
             client.client_id,
             "revoked" if client.revoked_at else "online" if client.online else "away",
             moment(client.enrolled_at),
+            moment(client.last_seen),
             moment(client.revoked_at),
             client.version,
             client.certificate_serial,
         )
         for client in clients
     ]
-    print_table(("client", "state", "enrolled (UTC)", "revoked", "fedpeft", "serial"), rows)
+    print_table(
+        ("client", "state", "enrolled (UTC)", "last answer", "revoked", "fedpeft", "serial"), rows
+    )
 
 
 def revoke(

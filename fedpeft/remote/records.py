@@ -136,6 +136,7 @@ class Client:
         protocol: Version that it speaks.
         version: Of its fedpeft.
         certificate_serial: Of the certificate that it enrolled with, hex.
+        last_seen: When it enrolled or last answered in a run, to within ten seconds.
     """
 
     client_id: str
@@ -145,6 +146,7 @@ class Client:
     protocol: int
     version: str
     certificate_serial: str
+    last_seen: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,7 @@ def client(read: clients_pb2.Client) -> records.Client:
         protocol=read.protocol,
         version=read.version,
         certificate_serial=read.certificate_serial,
+        last_seen=time(read.last_seen) if read.HasField("last_seen") else None,
     )
 
 

@@ -50,6 +50,7 @@ def agree(context: RunContext, terms: RunTerms) -> RunPlanRecord:
             except (ProtocolError, IdentityError) as error:
                 context.reject(0, client_id, error)
                 continue
+            context.heard(client_id)
             if isinstance(read.answer, Acceptance):
                 accepted[client_id] = read.answer
                 context.tell(

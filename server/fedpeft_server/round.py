@@ -156,6 +156,7 @@ class Round:
         context, plan = self._context, self._plans[client_id]
         try:
             reply = context.correspondence.read_reply(plan, answer)
+            context.heard(client_id)
             if isinstance(reply.answer, Refusal):
                 context.refused(self._number, client_id, reply.answer)
                 return reply.answer.code

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from fedpeft.errors import FedpeftError, WorkerLostError
@@ -67,6 +68,10 @@ class RunContext:
     def enrolled(self) -> frozenset[str]:
         """Returns the clients that may take part: enrolled, and not revoked."""
         return frozenset(c.client_id for c in self.state.clients() if c.revoked_at is None)
+
+    def heard(self, client_id: str) -> None:
+        """Records, to within ten seconds, that a client answered."""
+        self.state.seen(client_id, datetime.now(UTC))
 
     def tell(
         self,

@@ -47,6 +47,7 @@ def test_a_client_comes_in(rig: Rig) -> None:
     [client] = rig.connect("operator").list_clients()
     assert (client.client_id, client.online, client.revoked_at) == ("clinic", True, None)
     assert client.certificate_serial == rig.holders.serial("clinic")
+    assert client.last_seen == client.enrolled_at
 
 
 def test_the_same_key_again_needs_no_token_and_changes_nothing(rig: Rig) -> None:

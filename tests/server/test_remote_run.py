@@ -64,6 +64,8 @@ def test_a_remote_run_makes_the_adapter_of_the_simulated_one(
         assert ended(state, run_id).status is RunStatus.FINISHED
         newest = state.newest_adapter(run_id)
         rounds = state.rounds(run_id)
+        clients = state.clients()
+    assert all(c.last_seen is not None and c.last_seen >= c.enrolled_at for c in clients)
     assert newest is not None
     assert newest.digest == tensor_digest(expected.tensors)
     assert newest.metrics == expected.final_metrics

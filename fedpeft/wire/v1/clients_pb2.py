@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65\x64peft/wire/v1/clients.proto\x12\x0f\x66\x65\x64peft.wire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x01\n\x06\x43lient\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12/\n\x0b\x65nrolled_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nrevoked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x0e\n\x06online\x18\x04 \x01(\x08\x12\x10\n\x08protocol\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x1a\n\x12\x63\x65rtificate_serial\x18\x07 \x01(\tB\r\n\x0b_revoked_at\"=\n\x13InviteClientRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x13\n\x0bvalid_hours\x18\x02 \x01(\r\"K\n\nInvitation\x12\r\n\x05token\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x12\x45nrolClientRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0fnode_public_key\x18\x02 \x01(\x0c\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\"h\n\tEnrolment\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x15\n\rfleet_address\x18\x02 \x01(\t\x12\x1a\n\x12server_certificate\x18\x03 \x01(\x0c\x12\x15\n\rbundle_digest\x18\x04 \x01(\t\"\x14\n\x12ListClientsRequest\"?\n\x13ListClientsResponse\x12(\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x17.fedpeft.wire.v1.Client\"8\n\x13RevokeClientRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t2\xd5\x02\n\x07\x43lients\x12Q\n\x0cInviteClient\x12$.fedpeft.wire.v1.InviteClientRequest\x1a\x1b.fedpeft.wire.v1.Invitation\x12N\n\x0b\x45nrolClient\x12#.fedpeft.wire.v1.EnrolClientRequest\x1a\x1a.fedpeft.wire.v1.Enrolment\x12X\n\x0bListClients\x12#.fedpeft.wire.v1.ListClientsRequest\x1a$.fedpeft.wire.v1.ListClientsResponse\x12M\n\x0cRevokeClient\x12$.fedpeft.wire.v1.RevokeClientRequest\x1a\x17.fedpeft.wire.v1.Clientb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65\x64peft/wire/v1/clients.proto\x12\x0f\x66\x65\x64peft.wire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x02\n\x06\x43lient\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12/\n\x0b\x65nrolled_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nrevoked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x0e\n\x06online\x18\x04 \x01(\x08\x12\x10\n\x08protocol\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x1a\n\x12\x63\x65rtificate_serial\x18\x07 \x01(\t\x12-\n\tlast_seen\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_revoked_at\"=\n\x13InviteClientRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x13\n\x0bvalid_hours\x18\x02 \x01(\r\"K\n\nInvitation\x12\r\n\x05token\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x12\x45nrolClientRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0fnode_public_key\x18\x02 \x01(\x0c\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\t\"h\n\tEnrolment\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x15\n\rfleet_address\x18\x02 \x01(\t\x12\x1a\n\x12server_certificate\x18\x03 \x01(\x0c\x12\x15\n\rbundle_digest\x18\x04 \x01(\t\"\x14\n\x12ListClientsRequest\"?\n\x13ListClientsResponse\x12(\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x17.fedpeft.wire.v1.Client\"8\n\x13RevokeClientRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t2\xd5\x02\n\x07\x43lients\x12Q\n\x0cInviteClient\x12$.fedpeft.wire.v1.InviteClientRequest\x1a\x1b.fedpeft.wire.v1.Invitation\x12N\n\x0b\x45nrolClient\x12#.fedpeft.wire.v1.EnrolClientRequest\x1a\x1a.fedpeft.wire.v1.Enrolment\x12X\n\x0bListClients\x12#.fedpeft.wire.v1.ListClientsRequest\x1a$.fedpeft.wire.v1.ListClientsResponse\x12M\n\x0cRevokeClient\x12$.fedpeft.wire.v1.RevokeClientRequest\x1a\x17.fedpeft.wire.v1.Clientb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,21 +33,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedpeft.wire.v1.clients_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CLIENT']._serialized_start=84
-  _globals['_CLIENT']._serialized_end=307
-  _globals['_INVITECLIENTREQUEST']._serialized_start=309
-  _globals['_INVITECLIENTREQUEST']._serialized_end=370
-  _globals['_INVITATION']._serialized_start=372
-  _globals['_INVITATION']._serialized_end=447
-  _globals['_ENROLCLIENTREQUEST']._serialized_start=449
-  _globals['_ENROLCLIENTREQUEST']._serialized_end=544
-  _globals['_ENROLMENT']._serialized_start=546
-  _globals['_ENROLMENT']._serialized_end=650
-  _globals['_LISTCLIENTSREQUEST']._serialized_start=652
-  _globals['_LISTCLIENTSREQUEST']._serialized_end=672
-  _globals['_LISTCLIENTSRESPONSE']._serialized_start=674
-  _globals['_LISTCLIENTSRESPONSE']._serialized_end=737
-  _globals['_REVOKECLIENTREQUEST']._serialized_start=739
-  _globals['_REVOKECLIENTREQUEST']._serialized_end=795
-  _globals['_CLIENTS']._serialized_start=798
-  _globals['_CLIENTS']._serialized_end=1139
+  _globals['_CLIENT']._serialized_end=354
+  _globals['_INVITECLIENTREQUEST']._serialized_start=356
+  _globals['_INVITECLIENTREQUEST']._serialized_end=417
+  _globals['_INVITATION']._serialized_start=419
+  _globals['_INVITATION']._serialized_end=494
+  _globals['_ENROLCLIENTREQUEST']._serialized_start=496
+  _globals['_ENROLCLIENTREQUEST']._serialized_end=591
+  _globals['_ENROLMENT']._serialized_start=593
+  _globals['_ENROLMENT']._serialized_end=697
+  _globals['_LISTCLIENTSREQUEST']._serialized_start=699
+  _globals['_LISTCLIENTSREQUEST']._serialized_end=719
+  _globals['_LISTCLIENTSRESPONSE']._serialized_start=721
+  _globals['_LISTCLIENTSRESPONSE']._serialized_end=784
+  _globals['_REVOKECLIENTREQUEST']._serialized_start=786
+  _globals['_REVOKECLIENTREQUEST']._serialized_end=842
+  _globals['_CLIENTS']._serialized_start=845
+  _globals['_CLIENTS']._serialized_end=1186
 # @@protoc_insertion_point(module_scope)

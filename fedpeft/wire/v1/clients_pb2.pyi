@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Client(_message.Message):
-    __slots__ = ("client_id", "enrolled_at", "revoked_at", "online", "protocol", "version", "certificate_serial")
+    __slots__ = ("client_id", "enrolled_at", "revoked_at", "online", "protocol", "version", "certificate_serial", "last_seen")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ENROLLED_AT_FIELD_NUMBER: _ClassVar[int]
     REVOKED_AT_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class Client(_message.Message):
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_SERIAL_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     enrolled_at: _timestamp_pb2.Timestamp
     revoked_at: _timestamp_pb2.Timestamp
@@ -25,7 +26,8 @@ class Client(_message.Message):
     protocol: int
     version: str
     certificate_serial: str
-    def __init__(self, client_id: _Optional[str] = ..., enrolled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revoked_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., online: _Optional[bool] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., certificate_serial: _Optional[str] = ...) -> None: ...
+    last_seen: _timestamp_pb2.Timestamp
+    def __init__(self, client_id: _Optional[str] = ..., enrolled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revoked_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., online: _Optional[bool] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., certificate_serial: _Optional[str] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class InviteClientRequest(_message.Message):
     __slots__ = ("client_id", "valid_hours")

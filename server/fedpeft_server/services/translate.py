@@ -69,6 +69,7 @@ def client(record: Client, *, online: bool) -> clients_pb2.Client:
         protocol=record.protocol,
         version=record.version,
         certificate_serial=record.certificate_serial,
+        last_seen=time(record.last_seen) if record.last_seen else None,
     )
 
 
