@@ -9,19 +9,18 @@ LONG_ROUND = 100
 
 
 def dying_at_work(opened: Federation, **settings: object) -> tuple[Watched, RunDetails]:
-    """In round 1 an executor is killed; in round 2 the server, while an update is made for it."""
+    """In round 2 the server is killed, while an update is made for it; in round 3 an executor."""
     watched = opened.submit(opened.config(**{"local_steps": LONG_ROUND, **settings}))
     bank, clinic = (opened.clients[name].process for name in NAMES[:2])
-    before = bank.position
-    bank.line('"kind": "step", "round": 1', after=before)
+    of_bank, of_clinic = bank.position, clinic.position
+    clinic.line('"kind": "round-started", "round": 2', after=of_clinic)
+    opened.server.kill()
+    clinic.line('"kind": "round-finished", "round": 2', after=of_clinic)
+    opened.server.start()
+    bank.line('"kind": "step", "round": 3', after=of_bank)
     [executor] = bank.workers()
     executor.kill()
-    bank.line("it is started again", after=before)
-    before = clinic.position
-    clinic.line('"kind": "round-started", "round": 2', after=before)
-    opened.server.kill()
-    clinic.line('"kind": "round-finished", "round": 2', after=before)
-    opened.server.start()
+    bank.line("it is started again", after=of_bank)
     return watched, watched.finished()
 
 

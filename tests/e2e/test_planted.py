@@ -87,14 +87,14 @@ MISTAKES: dict[str, tuple[Mistake, Callable[[Federation], None], str]] = {
             right="stored = self._store.load(terms.run_id, plan.round)",
             wrong="stored = None",
         ),
-        at_work,
+        after_work,
         "failed",
     ),
     "training goes on from what the process holds": (
         Mistake(
             file=CLIENT,
             right="model.load(tensors)",
-            wrong="_ = plan.round > 1 or model.load(tensors)",
+            wrong="_ = plan.round > 2 or model.load(tensors)",
         ),
         without_noise,
         "another adapter",
@@ -102,9 +102,8 @@ MISTAKES: dict[str, tuple[Mistake, Callable[[Federation], None], str]] = {
     "the engine forgets the updates that it stored": (
         Mistake(
             file=SERVER,
-            right="got = {u.client_id: u for u in "
-            "context.state.updates(context.run_id, self._number)}",
-            wrong="got = {}",
+            right="if context.artifacts.has(u.artifact)",
+            wrong="if False",
         ),
         after_work,
         "failed",
