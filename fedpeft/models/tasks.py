@@ -29,6 +29,9 @@ class TaskModel(Protocol):
 
     base: nn.Module
 
+    def logits(self, batch: Batch, precision: Precision = "float32") -> Tensor:
+        """Returns logits, shape (N, C) or (N, T, V)."""
+
     def losses(self, batch: Batch) -> Tensor:
         """Returns the loss of each row, shape (N,)."""
 
@@ -143,8 +146,13 @@ class CausalLanguageModel(nn.Module):
         self._run = _Run(base)
         self._precision: Precision = precision
 
+    def logits(self, batch: Batch, precision: Precision = "float32") -> Tensor:
+        """Returns logits, shape (N, T, V): at each token those of the next one."""
+        logits_NTV: Tensor = self._run(self.base, batch, precision).logits
+        return logits_NTV
+
     def _token_losses(self, batch: Batch, precision: Precision) -> tuple[Tensor, Tensor, Tensor]:
-        logits_NTV = self._run(self.base, batch, precision).logits[:, :-1]
+        logits_NTV = self.logits(batch, precision)[:, :-1]
         labels_NT = batch.labels_NT()[:, 1:]
         losses_NT = functional.cross_entropy(
             logits_NTV.flatten(0, 1).float(), labels_NT.flatten(), reduction="none"
