@@ -38,15 +38,20 @@ class WarmWorker:
         """
         self._factory = factory
         self._name = name
+        # Whoever has it owns the pipes: closed by another thread, a pipe's number could be another
+        # file's by the time that a call reads from it, or the call would wait for ever.
         self._lock = threading.Lock()
-        self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._lifeline: Connection | None = None
+        self._of_process = threading.Lock()
+        self._process: SpawnProcess | None = None
+        self._closed = False
 
     @property
     def pid(self) -> int | None:
         """The process that would answer a call now; None where none has been started."""
-        return self._process.pid if self._process is not None else None
+        process = self._process
+        return process.pid if process is not None else None
 
     def call(
         self,
@@ -64,7 +69,7 @@ class WarmWorker:
             progress: Is called with what the method reports; the method then gets it by keyword.
 
         Raises:
-            WorkerLostError: If the process ended, or was killed at its deadline.
+            WorkerLostError: If the process ended, was killed at its deadline, or was closed.
         """
         with self._lock:
             pipe = self._started()
@@ -94,8 +99,13 @@ class WarmWorker:
                 ) from error
 
     def close(self) -> None:
-        """Ends the process, also in the middle of a call of another thread."""
-        self._kill()
+        """Ends the process for good, also in the middle of a call of another thread."""
+        with self._of_process:
+            self._closed = True
+            if self._process is not None:
+                self._process.kill()  # a call finds that its pipe has ended
+        with self._lock:
+            self._kill()
 
     def _started(self) -> Connection:
         if self._process is not None and self._process.is_alive() and self._pipe is not None:
@@ -106,17 +116,24 @@ class WarmWorker:
         process = _SPAWN.Process(
             target=_serve, args=(theirs, watched, self._factory), name=self._name, daemon=True
         )
-        process.start()
+        with self._of_process:
+            if not self._closed:
+                process.start()
+                self._process = process
         theirs.close()
         watched.close()
-        self._process, self._pipe = process, ours
+        self._pipe = ours
+        if self._process is None:
+            self._kill()
+            raise WorkerLostError(f"{self._name}: it was closed")
         return ours
 
     def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None and process.is_alive():
-            process.kill()
-            process.join()
+        with self._of_process:
+            process, self._process = self._process, None
+            if process is not None:
+                process.kill()
+                process.join()
         for connection in (self._pipe, self._lifeline):
             if connection is not None:
                 connection.close()

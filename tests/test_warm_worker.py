@@ -1,6 +1,7 @@
 """A worker's calls, its losses, its deadline, and that it ends with its parent."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -164,3 +165,45 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path, made: Path) -> 
     gone, alive = psutil.wait_procs([orphan], timeout=30)
     assert gone
     assert not alive
+
+
+def test_what_was_closed_starts_nothing_again(worker: WarmWorker, made: Path) -> None:
+    worker.call("add", 1)
+    worker.close()
+    worker.close()
+    with pytest.raises(WorkerLostError, match="closed"):
+        worker.call("add", 1)
+    assert len(_pids(made)) == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_close_at_any_moment_ends_calls_and_raises_nothing(made: Path, seed: int) -> None:
+    """Also while the process starts, and in two threads at once."""
+    worker = WarmWorker(partial(Counting, made), name="counting")
+    calling, ended = threading.Event(), []
+
+    def call() -> None:
+        try:
+            while True:
+                calling.set()
+                worker.call("add", 1)
+        except WorkerLostError:
+            ended.append("call")
+
+    def close() -> None:
+        worker.close()
+        ended.append("close")
+
+    threads = [threading.Thread(target=call), *(threading.Thread(target=close) for _ in "ab")]
+    threads[0].start()
+    calling.wait()
+    if seed % 3:
+        while not made.exists():
+            threading.Event().wait(0.001)
+        threading.Event().wait(random.Random(seed).random() / 500)
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(ended) == ["call", "close", "close"]
+    assert worker.pid is None

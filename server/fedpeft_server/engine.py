@@ -216,6 +216,8 @@ class Engine:
         stack.callback(worker.close)
         with self._lock:
             active.worker = worker
+        if active.stop.is_set():  # whoever set it may not have seen the worker
+            raise StoppedError
 
     def _held_out(self, run: RunRecord, folder: Path) -> Path | None:
         """Writes the held-out rows that came with the run where its processes read them."""

@@ -56,7 +56,7 @@ def test_kill_40_times(location: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_kill_200_times(location: str, tmp_path: Path) -> None:
     hits = kill_again_and_again(location, tmp_path, num_kills=200, seed=2)
-    assert all(count >= 10 for count in hits.values()), hits
+    assert all(hits.values()), f"the kills were not spread over the steps: {hits}"
 
 
 def test_the_kills_find_a_release_before_its_reservation(tmp_path: Path) -> None:
