@@ -51,6 +51,7 @@ class Dialogue:
         timer.start()
         line: str = self._process.stdout.readline()
         timer.cancel()
+        timer.join()  # where it went off, it still waits for the program's end
         if not line:
             raise self._failure(f"ended, or said nothing for {within_s:g} s")
         return line.rstrip("\n")

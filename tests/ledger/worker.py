@@ -52,6 +52,7 @@ def work(location: str, data: str, released: str, order: str) -> None:
         while True:
             if order == "wrong":
                 release("too early", released)
+                say("too early")
             reservation = ledger.reserve(data, EVENT)
             say("reserved")
             if order == "right":
