@@ -20,6 +20,12 @@ def is_linear(module: nn.Module) -> bool:
     return type(module) in (nn.Linear, Conv1D)
 
 
+def linear_module(model: nn.Module, name: str) -> LinearLike:
+    """Returns the module of that name, one that `is_linear`."""
+    module: LinearLike = model.get_submodule(name)
+    return module
+
+
 def is_transposed(module: nn.Module) -> bool:
     """Returns whether the module stores its weight as (d_in, d_out)."""
     return isinstance(module, Conv1D)

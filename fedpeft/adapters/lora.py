@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedpeft.adapters.config import AdapterConfig
 from fedpeft.adapters.initializers import initial_lora_a
-from fedpeft.adapters.linear import LinearLike, is_transposed, weight_of
+from fedpeft.adapters.linear import LinearLike, is_transposed, linear_module, weight_of
 from fedpeft.adapters.peft_files import read_peft, write_peft
 from fedpeft.adapters.targets import match_targets
 from fedpeft.errors import AdapterError, PrivacyError
@@ -75,7 +75,7 @@ class Lora:
     def inject(self, model: nn.Module, config: AdapterConfig, seed: int) -> list[str]:
         """See `AdapterMethod.inject`."""
         names = match_targets(model, config.target_modules)
-        shapes = {name: tuple(weight_of(_linear(model, name)).shape) for name in names}
+        shapes = {name: tuple(weight_of(linear_module(model, name)).shape) for name in names}
         for name, shape in shapes.items():
             if config.rank > min(shape):
                 raise AdapterError(
@@ -84,7 +84,7 @@ class Lora:
                 )
         model.requires_grad_(False)
         for name in names:
-            base = _linear(model, name)
+            base = linear_module(model, name)
             generator = torch.Generator().manual_seed(derive_seed(seed, "lora_a", name))
             lora_a = initial_lora_a(weight_of(base), config.rank, config.init, generator)
             model.set_submodule(name, LoraLinear(base, lora_a, config.scaling))
@@ -209,11 +209,6 @@ def lora_pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]
             )
         pairs[module] = (a, b)
     return pairs
-
-
-def _linear(model: nn.Module, name: str) -> LinearLike:
-    module: LinearLike = model.get_submodule(name)
-    return module
 
 
 def _adapted(model: nn.Module) -> dict[str, LoraLinear]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedpeft.adapters.config import AdapterConfig
-from fedpeft.adapters.linear import LinearLike, is_transposed, weight_of
+from fedpeft.adapters.linear import is_transposed, linear_module, weight_of
 from fedpeft.adapters.lora import LORA_A, LORA_B, lora_pairs
 from fedpeft.adapters.targets import match_targets
 from fedpeft.federated.adapted_model import AdaptedModel, adapter_tensors, head_tensors
@@ -111,7 +111,7 @@ class LowRankEdit:
         """Splits every weight; the residual takes its place, the factors are returned."""
         factors: dict[str, Tensor] = {}
         for name in self.model.adapted_modules:
-            base = _linear(self.model.task_model, f"{name}.base")
+            base = linear_module(self.model.task_model, f"{name}.base")
             found = low_rank_start(
                 weight_of(base), importance[name], self._config.rank, self._config.scaling
             )
@@ -171,8 +171,3 @@ class LowRankEdit:
     def _all_patterns(self) -> tuple[str, ...]:
         patterns = self._config.target_modules or ()
         return tuple(dict.fromkeys((*self._deployed.target_modules, *patterns)))
-
-
-def _linear(model: nn.Module, name: str) -> LinearLike:
-    module: LinearLike = model.get_submodule(name)
-    return module
