@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedpeft.errors import AdapterError
+from fedpeft.federated.aggregators.refactorize import refactorize_svd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,8 @@ class Recompressed:
 def recompress(terms: Sequence[LowRankTerm], *, rank: int, scaling: float) -> Recompressed:
     """Returns the closest update of rank `rank` to the sum of terms, in Frobenius norm.
 
-    The d x d sum is never built: a QR of the stacked factors, then an SVD as small as their ranks
-    together. Where the sum has less than that rank, the rest of A's rows are orthonormal and the
-    rest of B is zero.
+    The stacked factors are refactorized, so that the d x d sum is never built. Where the sum has
+    less than that rank, the rest of A's rows are orthonormal and the rest of B is zero.
 
     Raises:
         AdapterError: If there is no term, shapes do not fit, or a value is not finite.
@@ -56,19 +56,17 @@ def recompress(terms: Sequence[LowRankTerm], *, rank: int, scaling: float) -> Re
         raise AdapterError(f"rank {rank} does not fit a weight of {num_rows} x {num_columns}")
     stacked_KI = torch.cat([term.lora_a_RI.double() for term in terms])
     stacked_OK = torch.cat([term.scaling * term.lora_b_OR.double() for term in terms], dim=1)
-    basis_IK, right_KK = torch.linalg.qr(stacked_KI.T)
-    basis_OK, left_KK = torch.linalg.qr(stacked_OK)
-    u, s, vh = torch.linalg.svd(left_KK @ right_KK.T, full_matrices=False)
-    kept = min(rank, len(s))
-    lora_a_RI = vh[:kept] @ basis_IK.T
-    lora_b_OR = basis_OK @ u[:, :kept] * (s[:kept] / scaling)
+    a_KI, b_OK = refactorize_svd(stacked_KI, stacked_OK)
+    squared_K = b_OK.square().sum(0)
+    kept = min(rank, int(a_KI.any(1).sum()))  # rows beyond the rank of all A together are zero
+    lora_a_RI, lora_b_OR = a_KI[:kept], b_OK[:, :kept] / scaling
     if kept < rank:
         lora_a_RI = _completed(lora_a_RI, rank)
         lora_b_OR = torch.cat([lora_b_OR, lora_b_OR.new_zeros(num_rows, rank - kept)], dim=1)
     return Recompressed(
         term=LowRankTerm(lora_a_RI=lora_a_RI.float(), lora_b_OR=lora_b_OR.float(), scaling=scaling),
-        total_squared=float(s.square().sum()),
-        lost_squared=float(s[kept:].square().sum()),
+        total_squared=float(squared_K.sum()),
+        lost_squared=float(squared_K[kept:].sum()),
     )
 
 
