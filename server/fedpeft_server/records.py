@@ -60,7 +60,9 @@ class RunRecord:
 
     Attributes:
         config_json: The whole configuration.
-        clients: Whether enrolled clients or the coordinator's own actors train.
+        clients: Whether enrolled clients or the coordinator's own actors train. "removal" and
+            "import": nobody does, the one version was made by a removal or came from elsewhere;
+            such a run is finished from the start, and round 1 is that version.
         reason: Why it failed or was stopped; empty otherwise.
         submitted_by: The name in the submitter's certificate.
         held_out: Artifact with the held-out rows; None where the configuration names none.
@@ -70,7 +72,7 @@ class RunRecord:
     run_id: str
     name: str
     config_json: str
-    clients: Literal["remote", "simulated"]
+    clients: Literal["remote", "simulated", "removal", "import"]
     status: RunStatus
     num_rounds: int
     submitted_at: datetime
@@ -228,6 +230,9 @@ class AdapterRecord:
         participants: Clients whose updates are in it, from this round or an earlier one.
         epsilon: Participant → epsilon after the round.
         export: File name → file; None until it was exported.
+        status: A withdrawn version is served, deployed and trained on no more.
+        manifest_json: Signed, as `fedpeft.registry.manifest` says; None until it was exported.
+        withdrawn_by: The removal request, or the operator, that withdrew it.
 
     Raises:
         PrivacyError: If an epsilon is NaN or negative.
@@ -245,9 +250,129 @@ class AdapterRecord:
     metrics: Mapping[str, float]
     created_at: datetime
     export: Mapping[str, ExportedFile] | None = None
+    status: Literal["published", "withdrawn"] = "published"
+    manifest_json: str | None = None
+    withdrawn_by: str | None = None
 
     def __post_init__(self) -> None:
         _refuse_odd(**{f"epsilon of {client}": value for client, value in self.epsilon.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasRecord:
+    """A name that points at a version.
+
+    Attributes:
+        digest: Of the version, which run and round tell from another of the same tensors.
+        generation: Counts the changes of this alias, from 1.
+    """
+
+    name: str
+    digest: str
+    run_id: str
+    round: int
+    generation: int
+    changed_at: datetime
+    changed_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaRecord:
+    """What a serving process said last.
+
+    Attributes:
+        adapter: Digest of the version that answers requests; empty while there is none.
+        fingerprint_json: Of its outputs on the probes; see `fedpeft.registry.fingerprint`.
+        problem: Why the version that it should serve is not served; empty otherwise.
+        operated_by: The name in its certificate.
+    """
+
+    replica_id: str
+    alias: str
+    adapter: str
+    fingerprint_json: str
+    problem: str
+    operated_by: str
+    reported_at: datetime
+
+
+class RemovalState(StrEnum):
+    """Where a removal request stands."""
+
+    RECEIVED = "received"
+    PLANNED = "planned"
+    RUNNING = "running"
+    VERIFYING = "verifying"
+    PUBLISHED = "published"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovalRecord:
+    """A removal request and where it stands.
+
+    Attributes:
+        reason: Why it failed or was cancelled; empty otherwise.
+        client_id: Whose data is to be forgotten.
+        adapter: Digest of the version that the job starts from, of this run and round.
+        place: Whether the job runs here, on records that were sent sealed, or at the client.
+        records_digest: sha256 over a salt that the requester keeps, and the records.
+        settings: Of the method and the gate; empty: the defaults.
+        plan: `fedpeft.unlearning.plan.RemovalPlan` as JSON.
+        job_public_key: X25519, raw; None once the job has ended, or where none is needed.
+        job_private_key: The same; never leaves the server.
+        sealed: Artifact with the sealed records; None before they came and after the job.
+        progress: Share of the job that is done, in [0, 1].
+        result_artifact: Successor's tensors, before and after they are published.
+        result: `fedpeft.unlearning.job.JobResult` without the tensors; None before the job's end.
+        successor: Digest of the version that was published.
+        receipt_json: Signed; of a request that ended.
+    """
+
+    request_id: str
+    state: RemovalState
+    client_id: str
+    adapter: str
+    run_id: str
+    round: int
+    place: Literal["server", "client"]
+    method: str
+    num_records: int
+    records_digest: str
+    settings: Mapping[str, JsonValue]
+    void_guarantee: bool
+    private_job: bool
+    deadline: datetime | None
+    plan: Mapping[str, JsonValue]
+    requested_by: str
+    created_at: datetime
+    updated_at: datetime
+    reason: str = ""
+    job_public_key: bytes | None = None
+    job_private_key: bytes | None = None
+    sealed: str | None = None
+    num_attempts: int = 0
+    progress: float = 0.0
+    result_artifact: str | None = None
+    result: Mapping[str, JsonValue] | None = None
+    successor: str | None = None
+    receipt_json: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovalEventRecord:
+    """Something that happened to a removal request, for those who watch it.
+
+    Attributes:
+        position: Counts from 1 within the request.
+    """
+
+    position: int
+    request_id: str
+    at: datetime
+    kind: str
+    body: Mapping[str, JsonValue]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,46 @@ class AdaptersStub:
                 request_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.DownloadAdapterRequest.SerializeToString,
                 response_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.AdapterChunk.FromString,
                 _registered_method=True)
+        self.GetLineage = channel.unary_unary(
+                '/fedpeft.wire.v1.Adapters/GetLineage',
+                request_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.GetLineageRequest.SerializeToString,
+                response_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Lineage.FromString,
+                _registered_method=True)
+        self.DeployAdapter = channel.unary_unary(
+                '/fedpeft.wire.v1.Adapters/DeployAdapter',
+                request_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.DeployAdapterRequest.SerializeToString,
+                response_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Alias.FromString,
+                _registered_method=True)
+        self.WithdrawAdapter = channel.unary_unary(
+                '/fedpeft.wire.v1.Adapters/WithdrawAdapter',
+                request_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.WithdrawAdapterRequest.SerializeToString,
+                response_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Adapter.FromString,
+                _registered_method=True)
+        self.ImportAdapter = channel.unary_unary(
+                '/fedpeft.wire.v1.Adapters/ImportAdapter',
+                request_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ImportAdapterRequest.SerializeToString,
+                response_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Adapter.FromString,
+                _registered_method=True)
+        self.ListAliases = channel.unary_unary(
+                '/fedpeft.wire.v1.Adapters/ListAliases',
+                request_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListAliasesRequest.SerializeToString,
+                response_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListAliasesResponse.FromString,
+                _registered_method=True)
+        self.GetAlias = channel.unary_unary(
+                '/fedpeft.wire.v1.Adapters/GetAlias',
+                request_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.GetAliasRequest.SerializeToString,
+                response_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Alias.FromString,
+                _registered_method=True)
+        self.FollowAlias = channel.unary_unary(
+                '/fedpeft.wire.v1.Adapters/FollowAlias',
+                request_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.FollowAliasRequest.SerializeToString,
+                response_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Alias.FromString,
+                _registered_method=True)
+        self.ListReplicas = channel.unary_unary(
+                '/fedpeft.wire.v1.Adapters/ListReplicas',
+                request_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListReplicasRequest.SerializeToString,
+                response_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListReplicasResponse.FromString,
+                _registered_method=True)
 
 
 class AdaptersServicer:
@@ -73,6 +113,59 @@ class AdaptersServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLineage(self, request, context):
+        """Which clients and data sets entered which round and version, ancestors first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeployAdapter(self, request, context):
+        """Operator. Points an alias at a version that is exported, signed and not withdrawn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawAdapter(self, request, context):
+        """Operator. A withdrawn version is served, deployed and trained on no more; there is no way back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportAdapter(self, request, context):
+        """Operator. A version that was made elsewhere, its files in PEFT format.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAliases(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAlias(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowAlias(self, request, context):
+        """What a serving replica calls again and again: it says what it serves, and hears what it should.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReplicas(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdaptersServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -90,6 +183,46 @@ def add_AdaptersServicer_to_server(servicer, server):
                     servicer.DownloadAdapter,
                     request_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.DownloadAdapterRequest.FromString,
                     response_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.AdapterChunk.SerializeToString,
+            ),
+            'GetLineage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLineage,
+                    request_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.GetLineageRequest.FromString,
+                    response_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Lineage.SerializeToString,
+            ),
+            'DeployAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeployAdapter,
+                    request_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.DeployAdapterRequest.FromString,
+                    response_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Alias.SerializeToString,
+            ),
+            'WithdrawAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawAdapter,
+                    request_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.WithdrawAdapterRequest.FromString,
+                    response_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Adapter.SerializeToString,
+            ),
+            'ImportAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportAdapter,
+                    request_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ImportAdapterRequest.FromString,
+                    response_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Adapter.SerializeToString,
+            ),
+            'ListAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliases,
+                    request_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListAliasesRequest.FromString,
+                    response_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListAliasesResponse.SerializeToString,
+            ),
+            'GetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAlias,
+                    request_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.GetAliasRequest.FromString,
+                    response_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Alias.SerializeToString,
+            ),
+            'FollowAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.FollowAlias,
+                    request_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.FollowAliasRequest.FromString,
+                    response_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Alias.SerializeToString,
+            ),
+            'ListReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReplicas,
+                    request_deserializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListReplicasRequest.FromString,
+                    response_serializer=fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListReplicasResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -173,6 +306,222 @@ class Adapters:
             '/fedpeft.wire.v1.Adapters/DownloadAdapter',
             fedpeft_dot_wire_dot_v1_dot_adapters__pb2.DownloadAdapterRequest.SerializeToString,
             fedpeft_dot_wire_dot_v1_dot_adapters__pb2.AdapterChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLineage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpeft.wire.v1.Adapters/GetLineage',
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.GetLineageRequest.SerializeToString,
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Lineage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeployAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpeft.wire.v1.Adapters/DeployAdapter',
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.DeployAdapterRequest.SerializeToString,
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpeft.wire.v1.Adapters/WithdrawAdapter',
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.WithdrawAdapterRequest.SerializeToString,
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Adapter.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpeft.wire.v1.Adapters/ImportAdapter',
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ImportAdapterRequest.SerializeToString,
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Adapter.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpeft.wire.v1.Adapters/ListAliases',
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListAliasesRequest.SerializeToString,
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListAliasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpeft.wire.v1.Adapters/GetAlias',
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.GetAliasRequest.SerializeToString,
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpeft.wire.v1.Adapters/FollowAlias',
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.FollowAliasRequest.SerializeToString,
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedpeft.wire.v1.Adapters/ListReplicas',
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListReplicasRequest.SerializeToString,
+            fedpeft_dot_wire_dot_v1_dot_adapters__pb2.ListReplicasResponse.FromString,
             options,
             channel_credentials,
             insecure,

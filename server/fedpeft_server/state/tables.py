@@ -185,6 +185,9 @@ ADAPTERS = Table(
     Column("metrics", Json, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("export", Json),
+    Column("status", Text, nullable=False, server_default="published"),
+    Column("manifest_json", Text),
+    Column("withdrawn_by", Text),
 )
 
 ADAPTER_PARTICIPANTS = Table(
@@ -195,6 +198,31 @@ ADAPTER_PARTICIPANTS = Table(
     Column("client_id", Text, primary_key=True, index=True),
     _number("position"),
     ForeignKeyConstraint(["run_id", "round"], ["server_adapters.run_id", "server_adapters.round"]),
+)
+
+ALIASES = Table(
+    "server_aliases",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    _text("digest"),
+    _text("run_id"),
+    _number("round", Integer),
+    _number("generation"),
+    Column("changed_at", UtcTime, nullable=False),
+    _text("changed_by"),
+    ForeignKeyConstraint(["run_id", "round"], ["server_adapters.run_id", "server_adapters.round"]),
+)
+
+REPLICAS = Table(
+    "server_replicas",
+    METADATA,
+    Column("replica_id", Text, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    _text("adapter"),
+    _text("fingerprint_json"),
+    _text("problem"),
+    _text("operated_by"),
+    Column("reported_at", UtcTime, nullable=False),
 )
 
 BUDGETS = Table(
@@ -240,9 +268,57 @@ AUDIT = Table(
     Column("hash", Text, nullable=False, unique=True),
 )
 
+REMOVALS = Table(
+    "server_removals",
+    METADATA,
+    Column("request_id", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False, unique=True),
+    Column("state", Text, nullable=False, index=True),
+    _text("reason"),
+    Column("client_id", Text, nullable=False, index=True),
+    _text("adapter"),
+    _text("run_id"),
+    _number("round", Integer),
+    _text("place"),
+    _text("method"),
+    _number("num_records"),
+    _text("records_digest"),
+    Column("settings", Json, nullable=False),
+    _number("void_guarantee", Integer),
+    _number("private_job", Integer),
+    Column("deadline", UtcTime),
+    Column("plan", Json, nullable=False),
+    _text("requested_by"),
+    _text("idempotency_key"),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    # Both are gone when the job has ended: what was sealed to the key can be read no more.
+    Column("job_public_key", LargeBinary),
+    Column("job_private_key", LargeBinary),
+    Column("sealed", Text),
+    _number("num_attempts"),
+    _number("progress", Double),
+    # Of the job, before it is published.
+    Column("result_artifact", Text),
+    Column("result", Json),
+    Column("successor", Text),
+    Column("receipt_json", Text),
+    UniqueConstraint("requested_by", "idempotency_key"),
+)
+
+REMOVAL_EVENTS = Table(
+    "server_removal_events",
+    METADATA,
+    Column("request_id", Text, ForeignKey("server_removals.request_id"), primary_key=True),
+    _position(),
+    Column("at", UtcTime, nullable=False),
+    _text("kind"),
+    Column("body", Json, nullable=False),
+)
+
 VERSION_TABLE = "server_version"
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every schema there has been, oldest first; a test holds it to what `migrations` has."""
 
 GUARDS = frozenset(
