@@ -1,0 +1,1 @@
+"""The verification gate: what a successor must show before it is published."""
