@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from fedpeft.canonical import canonical
 from fedpeft.errors import LedgerError, VerificationError
 
 NO_ENTRY = "0" * 64
@@ -158,12 +159,6 @@ def check_kept(expected: Head | None, seen: str | None, head: Head, name: str) -
         )
 
 
-def canonical(value: object) -> str:
-    """Returns the one JSON text of a value made of objects, lists, text, whole numbers and null."""
-    _refuse_floats(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def utc_now() -> datetime:
     """The machine's clock."""
     return datetime.now(UTC)
@@ -171,16 +166,3 @@ def utc_now() -> datetime:
 
 def _digest(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(fields).encode()).hexdigest()
-
-
-def _refuse_floats(value: object) -> None:
-    if isinstance(value, float):
-        raise TypeError(f"a float ({value!r}) has no single JSON text")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"a key must be text, got {key!r}")
-            _refuse_floats(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _refuse_floats(item)

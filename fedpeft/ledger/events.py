@@ -8,6 +8,7 @@ that is half understood is a cost that is not known.
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from fedpeft.canonical import read_float, write_float
 from fedpeft.dp.events import ClientUpdateEvent, DpSgdEvent, PrivacyEvent
 from fedpeft.errors import PrivacyError
 
@@ -54,22 +55,6 @@ def decode(fields: Mapping[str, Any]) -> PrivacyEvent:
         odd = sorted(set(fields) ^ expected)
         raise PrivacyError(f"an event of kind {tag[0]!r} has missing or unknown fields: {odd}")
     return known(**{name: _read(name, fields[name], hint) for name, hint in hints.items()})
-
-
-def write_float(value: float) -> str:
-    """Returns the shortest text that gives the same float back."""
-    return repr(float(value))
-
-
-def read_float(text: object) -> float:
-    """Returns the float that `write_float` wrote.
-
-    Raises:
-        ValueError: If it is written in any other way.
-    """
-    if not isinstance(text, str) or repr(float(text)) != text:
-        raise ValueError(f"{text!r} is no float as the ledger writes it")
-    return float(text)
 
 
 def _written(value: Any, hint: Any) -> Any:

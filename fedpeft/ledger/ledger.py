@@ -15,6 +15,7 @@ from typing import Self
 
 from sqlalchemy import Connection, insert, select
 
+from fedpeft.canonical import write_float
 from fedpeft.dp.events import PrivacyEvent
 from fedpeft.errors import BudgetError, LedgerError, PrivacyError
 from fedpeft.ledger import audit, events, pricing, schema
@@ -132,8 +133,8 @@ class Ledger:
                 )
             body = {
                 "dataset": fingerprint,
-                "epsilon": events.write_float(budget.epsilon),
-                "delta": events.write_float(budget.delta),
+                "epsilon": write_float(budget.epsilon),
+                "delta": write_float(budget.delta),
             }
             self._store.append(connection, "budget", body)
 
@@ -166,7 +167,7 @@ class Ledger:
                 "dataset": fingerprint,
                 "event": encoded,
                 "purpose": purpose,
-                "spent": {name: events.write_float(value) for name, value in spent.items()},
+                "spent": {name: write_float(value) for name, value in spent.items()},
             }
             entry = self._store.append(connection, "reserved", body)
         return Reservation(

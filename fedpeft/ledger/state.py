@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedpeft.canonical import read_float
 from fedpeft.dp.accounting import epsilon
 from fedpeft.dp.events import PrivacyEvent
 from fedpeft.errors import PrivacyError, VerificationError
@@ -142,7 +143,7 @@ class State:
     def _budget(self, entry: Entry) -> _Effect:
         body = _fields(entry.body, dataset=str, epsilon=str, delta=str)
         dataset = self._dataset(body["dataset"])
-        budget = Budget(events.read_float(body["epsilon"]), events.read_float(body["delta"]))
+        budget = Budget(read_float(body["epsilon"]), read_float(body["delta"]))
         check_budget(budget)
 
         def effect() -> None:
@@ -161,7 +162,7 @@ class State:
         if set(body["spent"]) != set(budgets):
             raise ValueError("it does not state what was spent of each budget that it counts in")
         for name, budget in budgets.items():
-            after = events.read_float(body["spent"][name])
+            after = read_float(body["spent"][name])
             if not 0 <= after <= budget.epsilon:
                 raise ValueError(
                     f"it brought data set {name} to epsilon {after:g}, beyond its budget "

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable
 from datetime import datetime
 
+from fedpeft.canonical import canonical
 from fedpeft.errors import VerificationError
-from fedpeft.ledger.chain import NO_ENTRY, Entry, Head, canonical, check_kept
+from fedpeft.ledger.chain import NO_ENTRY, Entry, Head, check_kept
 from fedpeft.remote.records import AuditEntry
 
 _ROW = ("position", "kind", "recorded_at", "clock", "body", "previous", "hash")

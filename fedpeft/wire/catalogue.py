@@ -97,6 +97,30 @@ class Refused(Enum):
         status="FAILED_PRECONDITION",
         message="adapter {detail} was not exported: the last version of a finished run is",
     )
+    WITHDRAWN = Problem(
+        code="withdrawn",
+        status="FAILED_PRECONDITION",
+        message="adapter {detail} was withdrawn and is used no more",
+    )
+    NO_SUCH_ALIAS = Problem(
+        code="no-such-alias",
+        status="NOT_FOUND",
+        message="there is no alias {detail}; `fedpeft adapter deploy` makes one",
+    )
+    NO_SUCH_REMOVAL = Problem(
+        code="no-such-removal", status="NOT_FOUND", message="there is no removal request {detail}"
+    )
+    NOT_YOURS = Problem(
+        code="not-yours",
+        status="PERMISSION_DENIED",
+        message="a data owner asks for the removal of its own data alone, not that of {detail}",
+    )
+    NEVER_TRAINED = Problem(
+        code="never-trained",
+        status="FAILED_PRECONDITION",
+        message="nothing to remove: {detail}",
+    )
+    GUARANTEE = Problem(code="guarantee", status="FAILED_PRECONDITION", message="{detail}")
     WRONG_STATE = Problem(code="wrong-state", status="FAILED_PRECONDITION", message="{detail}")
     BAD_TOKEN = Problem(
         code="bad-token",

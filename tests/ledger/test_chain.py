@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import fedpeft.ledger
+from fedpeft.canonical import canonical
 from fedpeft.ledger import Entry, Head, Ledger
-from fedpeft.ledger.chain import NO_ENTRY, canonical
+from fedpeft.ledger.chain import NO_ENTRY
 from tests.ledger.samples import DELTA, EVENT, rows
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, 5, tzinfo=UTC)

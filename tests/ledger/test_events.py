@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpeft.canonical import read_float, write_float
 from fedpeft.dp.events import ClientUpdateEvent, DpSgdEvent, PrivacyEvent
 from fedpeft.errors import PrivacyError
-from fedpeft.ledger.events import decode, encode, read_float, write_float
+from fedpeft.ledger.events import decode, encode
 from tests.ledger.samples import EVENT
 
 CLIENT_EVENT = ClientUpdateEvent(noise_multiplier=4.0, num_rounds=5)

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select
 
+from fedpeft.canonical import write_float
 from fedpeft.database.schema import missing_guards
 from fedpeft.errors import VerificationError
 from fedpeft.ledger.chain import NO_ENTRY, Entry, Head, check_kept, utc_now
-from fedpeft.ledger.events import write_float
 from fedpeft_server.records import AuditRecord, JsonValue
 from fedpeft_server.state.store import STATE, Store
 from fedpeft_server.state.tables import AUDIT
