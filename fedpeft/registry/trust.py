@@ -123,10 +123,11 @@ def _parsed(document: str) -> tuple[Mapping[str, Any], object, Mapping[str, Any]
         raise VerificationError(f"a signed document has at most {_LARGEST_DOCUMENT} characters")
     try:
         read = json.loads(document)
-        if not isinstance(read, dict) or canonical(read) != document:
-            raise ValueError("it is not written in its canonical form")
+        is_canonical = canonical(read) == document
     except (ValueError, TypeError, RecursionError) as error:
         raise VerificationError(f"expected a signed document: {error}") from error
+    if not isinstance(read, dict) or not is_canonical:
+        raise VerificationError("expected a signed document in its canonical form")
     body, signature = read.get("body"), read.get("signature")
     if set(read) != {"kind", "body", "signature"} or not isinstance(body, dict):
         raise VerificationError("expected a signed document of kind, body and signature")
@@ -151,10 +152,7 @@ def _moment(body: Mapping[str, Any]) -> datetime:
 
 
 def _bytes(fields: Mapping[str, Any], name: str) -> bytes:
-    value = fields.get(name)
     try:
-        if not isinstance(value, str):
-            raise TypeError("no text")
-        return base64.b64decode(value, validate=True)
-    except (TypeError, binascii.Error, ValueError) as error:
+        return base64.b64decode(fields[name], validate=True)
+    except (KeyError, TypeError, AttributeError, binascii.Error, ValueError) as error:
         raise VerificationError(f"{name} of the signature is no base64") from error
