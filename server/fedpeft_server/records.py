@@ -5,7 +5,7 @@ artifact store, every other digest names tensors or bytes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal, TypeAlias
@@ -350,7 +350,7 @@ class RemovalRecord:
     updated_at: datetime
     reason: str = ""
     job_public_key: bytes | None = None
-    job_private_key: bytes | None = None
+    job_private_key: bytes | None = field(default=None, repr=False)
     sealed: str | None = None
     num_attempts: int = 0
     progress: float = 0.0

@@ -15,10 +15,12 @@ from fedpeft_server.state.errors import (
     DuplicateUpdateError,
     KeyInUseError,
     NotFoundError,
+    SameRequestError,
     StateError,
     WrongStateError,
 )
 from fedpeft_server.state.events import Events
+from fedpeft_server.state.removals import Removals
 from fedpeft_server.state.rounds import Rounds
 from fedpeft_server.state.runs import Runs
 
@@ -28,11 +30,12 @@ __all__ = [
     "DuplicateUpdateError",
     "KeyInUseError",
     "NotFoundError",
+    "SameRequestError",
     "State",
     "StateError",
     "WrongStateError",
 ]
 
 
-class State(Clients, Runs, Rounds, Adapters, Budgets, Events, Audit):
+class State(Clients, Runs, Rounds, Adapters, Budgets, Events, Removals, Audit):
     """All that the coordinator must not forget; open it with `State.open`, in a `with` block."""

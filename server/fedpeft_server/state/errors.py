@@ -29,3 +29,16 @@ class ClientRevokedError(StateError):
 
 class KeyInUseError(StateError):
     """The node key is another client's."""
+
+
+class SameRequestError(WrongStateError):
+    """An open request removes the same records from the same version.
+
+    Attributes:
+        request_id: Of that request.
+    """
+
+    def __init__(self, request_id: str) -> None:
+        """Takes the id of the open request."""
+        super().__init__(f"removal {request_id} is open and removes the same records")
+        self.request_id = request_id

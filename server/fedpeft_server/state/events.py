@@ -1,7 +1,5 @@
 """What happened in a run, for those who watch it."""
 
-import threading
-import time
 from collections.abc import Mapping
 
 from sqlalchemy import insert, select
@@ -9,6 +7,7 @@ from sqlalchemy import insert, select
 from fedpeft.database import Database
 from fedpeft.ledger.chain import utc_now
 from fedpeft_server.records import EventRecord, JsonValue
+from fedpeft_server.state.news import News
 from fedpeft_server.state.store import Store, columns, following, require_run, values
 from fedpeft_server.state.tables import EVENTS
 
@@ -21,9 +20,7 @@ class Events(Store):
     def __init__(self, database: Database) -> None:
         """Use `open`."""
         super().__init__(database)
-        self._news = threading.Condition()
-        self._num_news = 0
-        self._closed = False
+        self._news = News()
 
     def add_event(
         self,
@@ -51,9 +48,7 @@ class Events(Store):
                 body=body,
             )
             connection.execute(insert(EVENTS).values(**values(EVENTS, event)))
-        with self._news:
-            self._num_news += 1
-            self._news.notify_all()
+        self._news.tell()
         return event
 
     def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[EventRecord]:
@@ -83,25 +78,9 @@ class Events(Store):
         Raises:
             NotFoundError: If there is no such run.
         """
-        until = time.monotonic() + timeout_s
-        while True:
-            with self._news:
-                if self._closed:
-                    return []
-                seen = self._num_news
-            found = self.events(run_id, after)
-            if found:
-                return found
-            if not self._news_after(seen, until - time.monotonic()):
-                return []
+        return self._news.wait_for(lambda: self.events(run_id, after), timeout_s)
 
     def close(self) -> None:
         """Closes the database; who waits for events is let go."""
-        with self._news:
-            self._closed = True
-            self._news.notify_all()
+        self._news.close()
         super().close()
-
-    def _news_after(self, seen: int, timeout_s: float) -> bool:
-        with self._news:
-            return self._news.wait_for(lambda: self._closed or self._num_news > seen, timeout_s)

@@ -11,6 +11,8 @@ from fedpeft_server.records import (
     BudgetRecord,
     Client,
     Participant,
+    RemovalRecord,
+    RemovalState,
     RoundRecord,
     RunPlanRecord,
     RunRecord,
@@ -146,6 +148,31 @@ def a_round(round_number: int, run_id: str = "run-1", **other: Any) -> RoundReco
         finished_at=NOW,
     )
     return replace(finished, **other)
+
+
+def a_removal(number: str = "1", **other: Any) -> RemovalRecord:
+    """A request whose id ends so; all of them remove the same records."""
+    removal = RemovalRecord(
+        request_id=number.rjust(16, "0"),
+        state=RemovalState.RECEIVED,
+        client_id="north",
+        adapter=digest("adapter", "run-1", 2),
+        run_id="run-1",
+        round=2,
+        place="server",
+        method="loku",
+        num_records=20,
+        records_digest=digest("records"),
+        settings={},
+        void_guarantee=False,
+        private_job=False,
+        deadline=None,
+        plan={"claim": "approximate"},
+        requested_by="north",
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    return replace(removal, **other)
 
 
 def begin(state: State, run_id: str = "run-1") -> None:
