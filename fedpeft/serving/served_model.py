@@ -1,0 +1,158 @@
+"""The base model that answers, and its forward passes.
+
+Legend: N rows, T tokens, V vocabulary, C classes.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedpeft.adapters.linear import is_linear, weight_of
+from fedpeft.devices import to_device
+from fedpeft.federated.adapted_model import device_of
+from fedpeft.models.base_model import load_base_model, load_tokenizer
+from fedpeft.models.dataset import Dataset, collate
+from fedpeft.models.model_config import ModelConfig
+from fedpeft.models.tasks import CausalLanguageModel, SequenceClassifier
+from fedpeft.serving.adapter_files import Task
+from fedpeft.serving.bank import AdapterBank
+from fedpeft.serving.row_cache import RowCache
+from fedpeft.types import tensor_digest
+from fedpeft.unlearning.metrics.rounded_weights import Bits, round_weight
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Precision = Literal["float32", "bfloat16", "int8", "int4"]
+_LONGEST = 2048
+_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
+
+
+class ServedModel:
+    """A base model, its tokenizer, and the adapters on it. One thread runs it.
+
+    Attributes:
+        digest: Of the base model as it was loaded, before it was rounded.
+        longest: A row's tokens, at most.
+        end_ids: Tokens that end an answer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        *,
+        revision: str | None = None,
+        precision: Precision = "float32",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        longest: int = _LONGEST,
+    ) -> None:
+        """Loads it.
+
+        Args:
+            name: A folder, 'package:<distribution>' or a hub id.
+            task: What its adapters are for.
+            revision: Of a hub id.
+            precision: Of the base model's weights. In int8 and int4 they are rounded as
+                `rounded_weights` does it and computed with in float32: this shows what rounding
+                does to answers, and saves no memory. Adapters and heads are always float32.
+            device: Where to run.
+            longest: A row's tokens, at most; the model may take fewer.
+
+        Raises:
+            ModelError: If it cannot be loaded.
+        """
+        config = ModelConfig(name=name, task=task, revision=revision, device=device)
+        base = load_base_model(config)
+        self.task: Task = task
+        self.name = name
+        self.precision: Precision = precision
+        self.digest = tensor_digest(base.state_dict())
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(config)
+        if precision in _BITS:
+            _round(base, _BITS[precision])
+        elif precision == "bfloat16":
+            base.to(torch.bfloat16)
+        base.to(device_of(device))
+        self._base = base
+        positions = getattr(base.config, "max_position_embeddings", None)
+        self.longest = min(longest, positions if isinstance(positions, int) else longest)
+        self._task_model: SequenceClassifier | CausalLanguageModel
+        if task == "classification":
+            classifier = SequenceClassifier(base, 1).eval().requires_grad_(False)
+            classifier.head.to(device_of(device))
+            self._task_model, head = classifier, classifier.head
+        else:
+            self._task_model, head = CausalLanguageModel(base).eval(), None
+        self.bank = AdapterBank(base, head)
+        self.end_ids = _end_ids(base, self.tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self._base.parameters()).device
+
+    def logits(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Returns each row's logits, of shape (T, V) or (C,); `bank` says through which adapter."""
+        dataset = Dataset(input_ids=rows, targets=[1] * len(rows), pad_id=0)
+        with torch.inference_mode():
+            batch = collate(dataset, range(len(rows)), self.device)
+            out = self._task_model.logits(batch).float().cpu()
+        if self.task == "classification":
+            return list(out)
+        return [logits_TV[: len(row)] for logits_TV, row in zip(out, rows, strict=True)]
+
+    def next_logits(
+        self, ids_NT: Tensor, positions_NT: Tensor, last_N: Tensor, cache: RowCache, first: int
+    ) -> Tensor:
+        """Runs new tokens of rows whose earlier ones are in the cache.
+
+        Args:
+            ids_NT: Tokens; those that fill a row up stand at its end.
+            positions_NT: Of each token in its row.
+            last_N: Index of each row's last real token.
+            cache: Holds the rows in slots from `first` on.
+            first: Slot of the first row.
+
+        Returns:
+            Logits of each row's next token, float32 on the CPU, shape (N, V).
+        """
+        with torch.inference_mode():
+            positions_NT = to_device(positions_NT, self.device)
+            visible = cache.begin(first, positions_NT, int(positions_NT.max()) + 1)
+            # Added to the scores: attention that was written out takes no bool.
+            mask = torch.zeros(visible.shape, dtype=self._dtype, device=self.device)
+            mask.masked_fill_(~visible, torch.finfo(self._dtype).min)
+            out = self._base(
+                input_ids=to_device(ids_NT, self.device),
+                position_ids=positions_NT,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            rows_N = torch.arange(len(last_N), device=self.device)
+            logits: Tensor = out.logits[rows_N, to_device(last_N, self.device)].float().cpu()
+        return logits
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+
+def _round(base: nn.Module, bits: Bits) -> None:
+    """As `rounded_weights`, for good."""
+    tied = {id(m.weight) for m in base.modules() if isinstance(m, nn.Embedding)}
+    with torch.no_grad():
+        for module in base.modules():
+            if is_linear(module) and id(module.weight) not in tied:
+                weight_OI = weight_of(module)
+                weight_OI.copy_(round_weight(weight_OI, bits))
+
+
+def _end_ids(base: nn.Module, tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    found = {tokenizer.eos_token_id}
+    said = getattr(getattr(base, "generation_config", None), "eos_token_id", None)
+    found |= set(said) if isinstance(said, list) else {said}
+    return frozenset(int(token) for token in found if token is not None)
