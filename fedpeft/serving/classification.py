@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedpeft.errors import UnavailableError, VerificationError
 from fedpeft.serving.served_model import ServedModel
@@ -25,6 +25,16 @@ class ClassificationRequest:
     adapter: str
     row: Sequence[int]
     emit: Callable[[list[float] | Exception], None]
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the answer any more."""
+        return self._cancelled.is_set()
 
 
 class Classifier:
@@ -82,6 +92,8 @@ class Classifier:
     def step(self) -> None:
         """See `Answering`: one batch."""
         requests = self._next()
+        if not requests:
+            return
         try:
             with self._model.bank.rows([request.adapter for request in requests]):
                 logits = self._model.logits([request.row for request in requests])
@@ -110,6 +122,9 @@ class Classifier:
         longest = 0
         with self._lock:
             while self._waiting and len(found) < self._max_rows:
+                if self._waiting[0].cancelled:
+                    self._waiting.popleft()
+                    continue
                 longest = max(longest, len(self._waiting[0].row))
                 if found and longest * (len(found) + 1) > self._max_tokens:
                     break

@@ -35,6 +35,7 @@ class ServedModel:
 
     Attributes:
         digest: Of the base model as it was loaded, before it was rounded.
+        num_tokens: That it knows.
         longest: A row's tokens, at most.
         end_ids: Tokens that end an answer.
     """
@@ -78,6 +79,7 @@ class ServedModel:
         base.to(device_of(device))
         self._base = base
         positions = getattr(base.config, "max_position_embeddings", None)
+        self.num_tokens = int(getattr(base.config, "vocab_size", len(self.tokenizer)))
         self.longest = min(longest, positions if isinstance(positions, int) else longest)
         self._task_model: SequenceClassifier | CausalLanguageModel
         if task == "classification":
