@@ -6,6 +6,7 @@ docs/server-state.md.
 """
 
 from fedpeft_server.state.adapters import Adapters
+from fedpeft_server.state.aliases import Aliases
 from fedpeft_server.state.audit import Audit
 from fedpeft_server.state.budgets import Budgets
 from fedpeft_server.state.clients import Clients
@@ -21,8 +22,10 @@ from fedpeft_server.state.errors import (
 )
 from fedpeft_server.state.events import Events
 from fedpeft_server.state.removals import Removals
+from fedpeft_server.state.replicas import Replicas
 from fedpeft_server.state.rounds import Rounds
 from fedpeft_server.state.runs import Runs
+from fedpeft_server.state.withdrawals import Withdrawals
 
 __all__ = [
     "BadTokenError",
@@ -37,5 +40,17 @@ __all__ = [
 ]
 
 
-class State(Clients, Runs, Rounds, Adapters, Budgets, Events, Removals, Audit):
+class State(
+    Clients,
+    Runs,
+    Rounds,
+    Adapters,
+    Aliases,
+    Withdrawals,
+    Replicas,
+    Budgets,
+    Events,
+    Removals,
+    Audit,
+):
     """All that the coordinator must not forget; open it with `State.open`, in a `with` block."""

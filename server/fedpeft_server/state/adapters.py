@@ -1,7 +1,7 @@
 """Adapter versions and their lineage."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
@@ -27,7 +27,8 @@ class Adapters(Store):
 
         Raises:
             NotFoundError: If there is no such run, or no such parent.
-            WrongStateError: If the run started from another, or participants are left out.
+            WrongStateError: If the run started from another, participants are left out, or the
+                parent was withdrawn.
         """
         assert adapter.round == 0
         with self._database.writing() as connection:
@@ -40,14 +41,18 @@ class Adapters(Store):
                     f"run {adapter.run_id} started from adapter {first.digest[:12]}, not from "
                     f"{adapter.digest[:12]}"
                 )
-            parent = None if adapter.parent is None else _newest_of(connection, adapter.parent)
+            parent = None if adapter.parent is None else newest_of(connection, adapter.parent)
+            if parent is not None and parent.status == "withdrawn":
+                raise WrongStateError(
+                    f"adapter {parent.digest[:12]} was withdrawn; nothing is trained from it"
+                )
             add(connection, adapter, parent=parent)
 
     def adapters(self, run_id: str | None = None) -> list[AdapterRecord]:
         """Returns the versions of a run, or of all runs, oldest first."""
         where = [] if run_id is None else [ADAPTERS.c.run_id == run_id]
         with self._database.reading() as connection:
-            return _read(connection, *where)
+            return read(connection, *where)
 
     def adapter(self, digest_prefix: str) -> AdapterRecord:
         """Returns the version whose digest begins so; of several of one digest the newest.
@@ -57,20 +62,28 @@ class Adapters(Store):
                 8 characters.
         """
         with self._database.reading() as connection:
-            return _newest_of(connection, digest_prefix)
+            return newest_of(connection, digest_prefix)
 
     def newest_adapter(self, run_id: str) -> AdapterRecord | None:
         """Returns the version of the last finished round, None before the run has any."""
         with self._database.reading() as connection:
             return newest(connection, run_id)
 
-    def set_export(self, digest: str, files: Mapping[str, ExportedFile], *, run_id: str) -> None:
+    def set_export(
+        self,
+        digest: str,
+        files: Mapping[str, ExportedFile],
+        *,
+        run_id: str,
+        manifest_json: str | None = None,
+    ) -> None:
         """Records that a version was exported; again it replaces the files.
 
         Args:
             digest: Of the version; of several of the run the newest is meant.
             files: By plain name, without a folder.
             run_id: Whose version.
+            manifest_json: Signed; see `fedpeft.registry.manifest`.
 
         Raises:
             NotFoundError: If the run has no such version.
@@ -83,14 +96,34 @@ class Adapters(Store):
                 raise StateError(f"a file of an export has a plain name, got {name!r}")
         export = {name: vars(file) for name, file in files.items()}
         with self._database.writing() as connection:
-            found = _read(connection, ADAPTERS.c.run_id == run_id, ADAPTERS.c.digest == digest)
+            found = read(connection, ADAPTERS.c.run_id == run_id, ADAPTERS.c.digest == digest)
             if not found:
                 raise NotFoundError(f"run {run_id!r} has no adapter {digest!r}")
             connection.execute(
                 update(ADAPTERS)
                 .where(ADAPTERS.c.run_id == run_id, ADAPTERS.c.round == found[-1].round)
-                .values(export=export)
+                .values(export=export, manifest_json=manifest_json)
             )
+
+    def lineage(self, digest_prefix: str) -> list[AdapterRecord]:
+        """Returns the versions that one was made from, itself, and those made from it, by age.
+
+        Raises:
+            NotFoundError: As for `adapter`.
+        """
+        with self._database.reading() as connection:
+            found = newest_of(connection, digest_prefix)
+            everything = read(connection)
+        by_digest: dict[str, list[AdapterRecord]] = {}
+        made_from: dict[str, list[AdapterRecord]] = {}
+        for adapter in everything:
+            by_digest.setdefault(adapter.digest, []).append(adapter)
+            if adapter.parent is not None:
+                made_from.setdefault(adapter.parent, []).append(adapter)
+        older = _closure([found], lambda a: by_digest.get(a.parent or "", []))
+        newer = _closure([found], lambda a: made_from.get(a.digest, []))
+        keys = {(a.run_id, a.round) for a in (*older, *newer)}
+        return [a for a in everything if (a.run_id, a.round) in keys]
 
 
 def add(connection: Connection, adapter: AdapterRecord, *, parent: AdapterRecord | None) -> None:
@@ -113,28 +146,43 @@ def add(connection: Connection, adapter: AdapterRecord, *, parent: AdapterRecord
 
 def version(connection: Connection, run_id: str, number: int) -> AdapterRecord | None:
     """Returns what a round made, None before it did."""
-    found = _read(connection, ADAPTERS.c.run_id == run_id, ADAPTERS.c.round == number)
+    found = read(connection, ADAPTERS.c.run_id == run_id, ADAPTERS.c.round == number)
     return found[0] if found else None
 
 
 def newest(connection: Connection, run_id: str) -> AdapterRecord | None:
     """Returns what the last finished round made."""
     last = select(func.max(ADAPTERS.c.round)).where(ADAPTERS.c.run_id == run_id).scalar_subquery()
-    found = _read(connection, ADAPTERS.c.run_id == run_id, ADAPTERS.c.round == last)
+    found = read(connection, ADAPTERS.c.run_id == run_id, ADAPTERS.c.round == last)
     return found[0] if found else None
 
 
-def _newest_of(connection: Connection, prefix: str) -> AdapterRecord:
+def newest_of(connection: Connection, prefix: str) -> AdapterRecord:
+    """Returns the version whose digest begins so; see `Adapters.adapter`."""
     if _PREFIX.fullmatch(prefix) is None:
         raise NotFoundError(f"an adapter is named by 8 to 64 hex digits, got {prefix!r}")
-    found = _read(connection, ADAPTERS.c.digest.startswith(prefix))
+    found = read(connection, ADAPTERS.c.digest.startswith(prefix))
     if len({adapter.digest for adapter in found}) != 1:
         raise NotFoundError(f"{len(found) or 'no'} adapters begin with {prefix!r}")
     return found[-1]
 
 
-def _read(connection: Connection, *where: ColumnElement[bool]) -> list[AdapterRecord]:
-    """The versions, oldest first."""
+def _closure(
+    first: list[AdapterRecord], following_: Callable[[AdapterRecord], list[AdapterRecord]]
+) -> list[AdapterRecord]:
+    """All that is reached; a version of one digest may come twice, as itself it comes once."""
+    found: dict[tuple[str, int], AdapterRecord] = {}
+    waiting = list(first)
+    while waiting:
+        adapter = waiting.pop()
+        if (adapter.run_id, adapter.round) not in found:
+            found[adapter.run_id, adapter.round] = adapter
+            waiting += following_(adapter)
+    return list(found.values())
+
+
+def read(connection: Connection, *where: ColumnElement[bool]) -> list[AdapterRecord]:
+    """Returns the versions that fit, oldest first."""
     query = select(*columns(ADAPTERS, AdapterRecord)).where(*where).order_by(ADAPTERS.c.position)
     rows = connection.execute(query).mappings().all()
     clients = clients_by_round(connection, ADAPTER_PARTICIPANTS, ADAPTERS, *where)
