@@ -30,6 +30,7 @@ from fedpeft.identity.credentials import Credentials
 from fedpeft.identity.keys import new_key
 from fedpeft.identity.roles import Role
 from fedpeft.registry.artifacts import ArtifactStore
+from fedpeft.registry.signing import RegistrySigner
 from fedpeft.warm_worker import WarmWorker
 from fedpeft.wire.blobs import read_blob
 from fedpeft_server import events
@@ -38,6 +39,7 @@ from fedpeft_server.correspondence import Correspondence
 from fedpeft_server.engine import Engine
 from fedpeft_server.fleet import Fleet, FleetConfig, build_bundle
 from fedpeft_server.fleet_post import open_fleet_post
+from fedpeft_server.manifests import Manifests
 from fedpeft_server.nodes import Nodes
 from fedpeft_server.records import Client, RunRecord, RunStatus
 from fedpeft_server.state import State
@@ -65,6 +67,12 @@ def main() -> None:
                 key=server.key,
                 certificate=server.certificate,
                 identify=Trust(server.authority, place.revocations).identify,
+            ),
+            Manifests(
+                state=state,
+                signer=RegistrySigner.open(
+                    place.folder, server_key=server.key, certificate=server.certificate
+                ),
             ),
             lambda run_id: open_fleet_post(fleet, nodes, bundle),
             folder=place.folder / "runs",

@@ -230,7 +230,7 @@ class Connection:
         return [translate.adapter(entry) for entry in found.adapters]
 
     def get_adapter(self, adapter: str) -> records.Adapter:
-        """Returns a version by at least 8 leading digits of its digest, or a run's newest one."""
+        """Returns a version by an alias, 8 leading digits of its digest, or a run's newest one."""
         request = adapters_pb2.GetAdapterRequest(adapter=adapter)
         return translate.adapter(self._call(self._adapters.GetAdapter, request))
 
@@ -250,6 +250,98 @@ class Connection:
         """
         request = adapters_pb2.DownloadAdapterRequest(adapter=adapter)
         return save_files(self._stream(self._adapters.DownloadAdapter, request), folder)
+
+    def lineage(self, adapter: str) -> list[records.LineageVersion]:
+        """Returns what a version was made from, itself, and what was made from it, by age."""
+        request = adapters_pb2.GetLineageRequest(adapter=adapter)
+        found = self._call(self._adapters.GetLineage, request)
+        return [translate.lineage_version(entry) for entry in found.versions]
+
+    def deploy_adapter(self, adapter: str, alias: str) -> records.Alias:
+        """Points an alias at a version. Operator."""
+        request = adapters_pb2.DeployAdapterRequest(adapter=adapter, alias=alias)
+        return translate.alias(self._call(self._adapters.DeployAdapter, request))
+
+    def withdraw_adapter(self, adapter: str, reason: str = "") -> records.Adapter:
+        """Withdraws a version, for ever. Operator."""
+        request = adapters_pb2.WithdrawAdapterRequest(adapter=adapter, reason=reason)
+        return translate.adapter(self._call(self._adapters.WithdrawAdapter, request))
+
+    def import_adapter(
+        self,
+        files: Mapping[str, bytes],
+        *,
+        name: str,
+        base_model: str,
+        base_digest: str,
+        manifest_json: str = "",
+        idempotency_key: str | None = None,
+    ) -> records.Adapter:
+        """Takes in a version that was made elsewhere. Operator.
+
+        Args:
+            files: Of the PEFT format and what `adapter export` writes beside it, by plain name.
+            name: What its run is called.
+            base_model: As this server's operators call it.
+            base_digest: Of its tensors; `fedpeft model digest` tells it.
+            manifest_json: Signed, as `adapter export` wrote it; empty where there is none.
+            idempotency_key: The same one again gives the same version.
+        """
+        request = adapters_pb2.ImportAdapterRequest(
+            name=name,
+            base_model=base_model,
+            base_digest=base_digest,
+            files=[
+                adapters_pb2.AdapterFile(name=file, content=content)
+                for file, content in files.items()
+            ],
+            manifest_json=manifest_json,
+            idempotency_key=idempotency_key or uuid.uuid4().hex,
+        )
+        return translate.adapter(self._call(self._adapters.ImportAdapter, request))
+
+    def list_aliases(self) -> list[records.Alias]:
+        """Returns all aliases, by name."""
+        found = self._call(self._adapters.ListAliases, adapters_pb2.ListAliasesRequest())
+        return [translate.alias(entry) for entry in found.aliases]
+
+    def get_alias(self, name: str) -> records.Alias:
+        """Returns where an alias points."""
+        request = adapters_pb2.GetAliasRequest(name=name)
+        return translate.alias(self._call(self._adapters.GetAlias, request))
+
+    def follow_alias(
+        self,
+        alias: str,
+        replica_id: str,
+        *,
+        adapter: str = "",
+        fingerprint_json: str = "",
+        problem: str = "",
+    ) -> records.Alias:
+        """Says what a replica serves, and returns what it should serve.
+
+        Args:
+            alias: That it follows.
+            replica_id: Random, of the process; 16 to 64 hex digits.
+            adapter: Digest of the version that answers requests now; empty while there is none.
+            fingerprint_json: Of its outputs; see `fedpeft.registry.fingerprint`.
+            problem: Why the version that it should serve is not served, on one line.
+        """
+        request = adapters_pb2.FollowAliasRequest(
+            alias=alias,
+            replica_id=replica_id,
+            adapter=adapter,
+            fingerprint_json=fingerprint_json,
+            problem=problem,
+        )
+        return translate.alias(self._call(self._adapters.FollowAlias, request))
+
+    def list_replicas(self, alias: str = "") -> list[records.Replica]:
+        """Returns the replicas of an alias, or of all, also those that are gone."""
+        request = adapters_pb2.ListReplicasRequest(alias=alias)
+        found = self._call(self._adapters.ListReplicas, request)
+        return [translate.replica(entry) for entry in found.replicas]
 
     # --- the server
 

@@ -198,6 +198,11 @@ class Adapter:
         participants: Clients whose updates are in it, from this round or an earlier one.
         epsilon: Client → ε after the round.
         exported: Whether it can be downloaded.
+        status: "published" or "withdrawn".
+        manifest_json: Signed, see `fedpeft.registry.manifest`; empty before the export, and in
+            lists.
+        aliases: Names that point at it.
+        withdrawn_by: The removal request, or the operator, that withdrew it; None otherwise.
     """
 
     digest: str
@@ -211,6 +216,71 @@ class Adapter:
     metrics: Mapping[str, float]
     created_at: datetime
     exported: bool
+    status: str
+    manifest_json: str
+    aliases: tuple[str, ...]
+    withdrawn_by: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alias:
+    """A name that points at an adapter version.
+
+    Attributes:
+        adapter: Digest of the version.
+        generation: Counts the changes of this alias, from 1.
+    """
+
+    name: str
+    adapter: str
+    run_id: str
+    round: int
+    generation: int
+    changed_at: datetime
+    changed_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageVersion:
+    """A version as a relative of another.
+
+    Attributes:
+        parent: Digest of the version that it was made from; None for a first one.
+        method: "federated", "imported", or the method of the removal that made it.
+        cohort: Client of this round → fingerprint of the rows that it trained on; those that the
+            caller may see.
+        removal: The removal request that made it; None otherwise.
+    """
+
+    digest: str
+    run_id: str
+    round: int
+    parent: str | None
+    status: str
+    method: str
+    cohort: Mapping[str, str]
+    created_at: datetime
+    aliases: tuple[str, ...]
+    removal: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """A serving process, as it last reported.
+
+    Attributes:
+        adapter: Digest of the version that it serves; None while there is none.
+        fingerprint_json: See `fedpeft.registry.fingerprint`.
+        problem: Why it does not serve what it should; empty otherwise.
+    """
+
+    replica_id: str
+    alias: str
+    adapter: str | None
+    fingerprint_json: str
+    problem: str
+    reported_at: datetime
+    operated_by: str
 
 
 @dataclass(frozen=True, kw_only=True)

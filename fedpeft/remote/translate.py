@@ -109,6 +109,52 @@ def adapter(read: adapters_pb2.Adapter) -> records.Adapter:
         metrics=dict(read.metrics),
         created_at=time(read.created_at),
         exported=read.exported,
+        status=read.status,
+        manifest_json=read.manifest_json,
+        aliases=tuple(read.aliases),
+        withdrawn_by=read.withdrawn_by or None,
+    )
+
+
+def alias(read: adapters_pb2.Alias) -> records.Alias:
+    """Reads an alias."""
+    return records.Alias(
+        name=read.name,
+        adapter=read.adapter,
+        run_id=read.run_id,
+        round=read.round,
+        generation=read.generation,
+        changed_at=time(read.changed_at),
+        changed_by=read.changed_by,
+    )
+
+
+def lineage_version(read: adapters_pb2.LineageVersion) -> records.LineageVersion:
+    """Reads a relative of a version."""
+    return records.LineageVersion(
+        digest=read.digest,
+        run_id=read.run_id,
+        round=read.round,
+        parent=read.parent or None,
+        status=read.status,
+        method=read.method,
+        cohort=dict(read.cohort),
+        created_at=time(read.created_at),
+        aliases=tuple(read.aliases),
+        removal=read.removal or None,
+    )
+
+
+def replica(read: adapters_pb2.Replica) -> records.Replica:
+    """Reads what a replica said last."""
+    return records.Replica(
+        replica_id=read.replica_id,
+        alias=read.alias,
+        adapter=read.adapter or None,
+        fingerprint_json=read.fingerprint_json,
+        problem=read.problem,
+        reported_at=time(read.reported_at),
+        operated_by=read.operated_by,
     )
 
 

@@ -29,6 +29,7 @@ from fedpeft_server.access.trail import AuditTrail
 from fedpeft_server.access.trust import ServerIdentity, Trust
 from fedpeft_server.config import ListenConfig, ServerConfig
 from fedpeft_server.enrolment import Enrolment
+from fedpeft_server.imports import Imports
 from fedpeft_server.ports import ClientNodes, RunEngine
 from fedpeft_server.services.adapters import AdaptersService
 from fedpeft_server.services.budgets import BudgetsService
@@ -55,6 +56,7 @@ class ControlPlane:
         *,
         state: State,
         artifacts: ArtifactStore,
+        imports: Imports,
         engine: RunEngine,
         nodes: ClientNodes,
         trust: Trust,
@@ -67,6 +69,7 @@ class ControlPlane:
             config: Addresses and limits.
             state: The database of record.
             artifacts: Where weights and held-out rows are kept.
+            imports: Takes in versions from elsewhere.
             engine: Brings runs forward.
             nodes: Clients' nodes.
             trust: Whose certificate holds.
@@ -111,7 +114,8 @@ class ControlPlane:
         clients = ClientsService(state, enrolment, nodes, about)
         clients_pb2_grpc.add_ClientsServicer_to_server(clients, server)
         budgets_pb2_grpc.add_BudgetsServicer_to_server(BudgetsService(state), server)
-        adapters_pb2_grpc.add_AdaptersServicer_to_server(AdaptersService(state, artifacts), server)
+        adapters = AdaptersService(state, artifacts, imports)
+        adapters_pb2_grpc.add_AdaptersServicer_to_server(adapters, server)
         server_pb2_grpc.add_ServerServicer_to_server(ServerService(state, about), server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthService(services, self.is_ready), server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(

@@ -21,6 +21,7 @@ from fedpeft.warm_worker import WarmWorker
 from fedpeft_server import events, remote_run, simulated_run
 from fedpeft_server.conversation import StoppedError
 from fedpeft_server.correspondence import Correspondence
+from fedpeft_server.manifests import Manifests
 from fedpeft_server.post import Post
 from fedpeft_server.records import RunRecord, RunStatus
 from fedpeft_server.run_context import UNDER_WAY, RunContext
@@ -54,6 +55,7 @@ class Engine:
         state: State,
         artifacts: ArtifactStore,
         correspondence: Correspondence,
+        manifests: Manifests,
         open_post: OpenPost,
         *,
         folder: Path,
@@ -68,6 +70,7 @@ class Engine:
             state: The database of record.
             artifacts: Where blobs are kept.
             correspondence: Signs letters and checks answers.
+            manifests: Signs what is exported.
             open_post: Reaches the clients of a run.
             folder: For files of runs that are under way.
             watch: Is told of every event.
@@ -77,6 +80,7 @@ class Engine:
         """
         self._state, self._artifacts = state, artifacts
         self._correspondence, self._open_post = correspondence, open_post
+        self._manifests = manifests
         self._folder, self._watch = folder, watch
         self._num_simulation_workers = num_simulation_workers
         self._make_worker = make_worker
@@ -191,6 +195,7 @@ class Engine:
                     self._state,
                     self._artifacts,
                     worker,
+                    self._manifests,
                     partial(self._tell, run.run_id),
                 )
                 return
@@ -207,6 +212,7 @@ class Engine:
                     post=stack.enter_context(self._open_post(run.run_id)),
                     correspondence=self._correspondence,
                     math=worker,
+                    manifests=self._manifests,
                     stop=active.stop,
                     watch=self._watch,
                 )

@@ -14,6 +14,8 @@ from fedpeft import __version__
 from fedpeft.errors import ConfigError
 from fedpeft.identity.certificates import read_revocations
 from fedpeft.registry.artifacts import ArtifactStore
+from fedpeft.registry.signing import RegistrySigner
+from fedpeft.registry.trust import RegistryTrust
 from fedpeft_server.about import About
 from fedpeft_server.access.trust import ServerIdentity, Trust
 from fedpeft_server.config import ServerConfig
@@ -22,6 +24,8 @@ from fedpeft_server.correspondence import Correspondence
 from fedpeft_server.engine import Engine
 from fedpeft_server.fleet import Fleet, FleetConfig, build_bundle
 from fedpeft_server.fleet_post import open_fleet_post
+from fedpeft_server.imports import Imports
+from fedpeft_server.manifests import Manifests
 from fedpeft_server.nodes import Nodes
 from fedpeft_server.state import State
 from fedpeft_server.telemetry.expiry import ExpiryMetrics
@@ -77,6 +81,8 @@ def serve(
         trust = Trust(held.authority, files.revocations)
         state = stack.enter_context(State.open(config.database))
         artifacts = ArtifactStore(config.artifacts)
+        signer = RegistrySigner.open(folder, server_key=held.key, certificate=held.certificate)
+        manifests = Manifests(state=state, signer=signer)
         bundle = build_bundle()
         fleet = Fleet(
             FleetConfig(
@@ -92,6 +98,7 @@ def serve(
             state,
             artifacts,
             Correspondence(key=held.key, certificate=held.certificate, identify=trust.identify),
+            manifests,
             lambda run_id: open_fleet_post(fleet, nodes, bundle),
             folder=folder / "runs",
             watch=RunLog(registry),
@@ -102,6 +109,9 @@ def serve(
             config,
             state=state,
             artifacts=artifacts,
+            imports=Imports(
+                state, artifacts, manifests, RegistryTrust.of_authority(held.authority)
+            ),
             engine=engine,
             nodes=nodes,
             trust=trust,

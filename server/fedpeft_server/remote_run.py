@@ -34,13 +34,15 @@ def execute(context: RunContext) -> None:
     while adapter.record.round < start.terms.federation.num_rounds:
         adapter = Round(context, start, plan, adapter.record.round + 1, adapter).run()
     files, metrics = context.compute("export", adapter.blob, adapter.record.digest)
+    exported = {
+        name: ExportedFile(sha256=context.artifacts.put(content), size_bytes=len(content))
+        for name, content in files.items()
+    }
     state.set_export(
         adapter.record.digest,
-        {
-            name: ExportedFile(sha256=context.artifacts.put(content), size_bytes=len(content))
-            for name, content in files.items()
-        },
+        exported,
         run_id=run_id,
+        manifest_json=context.manifests.sign(adapter.record, exported),
     )
     context.tell(events.EXPORTED, adapter=adapter.record.digest, metrics=metrics)
     _set_status(context, RunStatus.FINISHED)

@@ -13,6 +13,7 @@ from fedpeft.warm_worker import WarmWorker
 from fedpeft_server import events
 from fedpeft_server.conversation import StoppedError
 from fedpeft_server.correspondence import Correspondence
+from fedpeft_server.manifests import Manifests
 from fedpeft_server.post import Post
 from fedpeft_server.records import RunStatus
 from fedpeft_server.state import State
@@ -34,6 +35,7 @@ class RunContext:
         post: Carries letters to clients.
         correspondence: Signs and checks them.
         math: The process with the model.
+        manifests: Signs what is exported.
         stop: Set when the run is asked to stop.
         watch: Is told of every event, for logs and metrics.
     """
@@ -44,6 +46,7 @@ class RunContext:
     post: Post
     correspondence: Correspondence
     math: WarmWorker
+    manifests: Manifests
     stop: threading.Event
     watch: Callable[[str, Mapping[str, Any]], None]
 

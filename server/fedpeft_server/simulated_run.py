@@ -20,6 +20,7 @@ from fedpeft.registry.artifacts import ArtifactStore
 from fedpeft.warm_worker import WarmWorker
 from fedpeft.wire.blobs import to_blob
 from fedpeft_server import events
+from fedpeft_server.manifests import Manifests
 from fedpeft_server.records import AdapterRecord, ExportedFile, RoundRecord, RunStatus
 from fedpeft_server.run_context import UNDER_WAY
 from fedpeft_server.state import State
@@ -108,7 +109,12 @@ class _Publisher(Observer):
 
 
 def execute(
-    run_id: str, state: State, artifacts: ArtifactStore, worker: WarmWorker, tell: Tell
+    run_id: str,
+    state: State,
+    artifacts: ArtifactStore,
+    worker: WarmWorker,
+    manifests: Manifests,
+    tell: Tell,
 ) -> None:
     """Takes a simulated run from wherever it is to its end.
 
@@ -117,6 +123,7 @@ def execute(
         state: The database of record.
         artifacts: Where blobs are kept.
         worker: Holds a `Simulator`.
+        manifests: Signs what is exported.
         tell: Records an event of the run.
 
     Raises:
@@ -131,7 +138,9 @@ def execute(
         name: ExportedFile(sha256=artifacts.put(content), size_bytes=len(content))
         for name, content in files.items()
     }
-    state.set_export(newest.digest, exported, run_id=run_id)
+    state.set_export(
+        newest.digest, exported, run_id=run_id, manifest_json=manifests.sign(newest, exported)
+    )
     tell(events.EXPORTED, adapter=newest.digest, metrics=metrics)
     state.set_run_status(run_id, RunStatus.FINISHED, expected=UNDER_WAY)
     tell(events.STATUS, status=RunStatus.FINISHED.value, reason="")

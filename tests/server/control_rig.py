@@ -14,12 +14,16 @@ from fedpeft.identity.certificates import read_certificate
 from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE, KEY
 from fedpeft.identity.roles import Role
 from fedpeft.registry.artifacts import ArtifactStore
+from fedpeft.registry.signing import RegistrySigner
+from fedpeft.registry.trust import RegistryTrust
 from fedpeft.remote import Connection
 from fedpeft_server import events
 from fedpeft_server.about import About
 from fedpeft_server.access.trust import ServerIdentity, Trust
 from fedpeft_server.config import LimitsConfig, ListenConfig, RunsConfig, ServerConfig
 from fedpeft_server.control_plane import ControlPlane
+from fedpeft_server.imports import Imports
+from fedpeft_server.manifests import Manifests
 from fedpeft_server.records import RunRecord, RunStatus
 from fedpeft_server.run_context import UNDER_WAY
 from fedpeft_server.state import State
@@ -100,6 +104,7 @@ class Rig:
     artifacts: ArtifactStore
     engine: StandingEngine
     nodes: ListedNodes
+    manifests: Manifests
     control: ControlPlane
     _opened: list[Connection] = field(default_factory=list)
 
@@ -150,10 +155,14 @@ def listening(folder: Path, database: str | None = None, **limits: float) -> Ite
         artifacts = ArtifactStore(folder / "artifacts")
         engine, nodes = StandingEngine(state), ListedNodes()
         identity = ServerIdentity(server / KEY, server / CERTIFICATE, server / AUTHORITY)
+        authority, held = read_certificate(server / AUTHORITY), identity.current()
+        signer = RegistrySigner.open(folder, server_key=held.key, certificate=held.certificate)
+        manifests = Manifests(state=state, signer=signer)
         control = ControlPlane(
             config,
             state=state,
             artifacts=artifacts,
+            imports=Imports(state, artifacts, manifests, RegistryTrust.of_authority(authority)),
             engine=engine,
             nodes=nodes,
             trust=Trust(read_certificate(server / AUTHORITY), holders.revocations),
@@ -168,6 +177,7 @@ def listening(folder: Path, database: str | None = None, **limits: float) -> Ite
             artifacts=artifacts,
             engine=engine,
             nodes=nodes,
+            manifests=manifests,
             control=control,
         )
         try:

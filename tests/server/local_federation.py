@@ -26,6 +26,7 @@ from fedpeft.identity.certificates import Identity, identify, read_certificate, 
 from fedpeft.identity.keys import new_key, read_key, write_request
 from fedpeft.identity.roles import Role
 from fedpeft.registry.artifacts import ArtifactStore
+from fedpeft.registry.signing import RegistrySigner
 from fedpeft.types import derive_seed
 from fedpeft.warm_worker import WarmWorker
 from fedpeft.wire import serde
@@ -33,6 +34,7 @@ from fedpeft.wire.blobs import to_blob
 from fedpeft.wire.envelope import seal, unseal
 from fedpeft_server.correspondence import Correspondence
 from fedpeft_server.engine import Engine
+from fedpeft_server.manifests import Manifests
 from fedpeft_server.post import Answer, Letter
 from fedpeft_server.records import Client as ClientRecord
 from fedpeft_server.records import RunRecord, RunStatus
@@ -73,6 +75,14 @@ class Identities:
             key=read_key(folder / "key.pem"),
             certificate=read_certificate(folder / "cert.pem"),
             identify=self.identify,
+        )
+
+    def signer(self, folder: Path) -> RegistrySigner:
+        server = self._folder / "server"
+        return RegistrySigner.open(
+            folder,
+            server_key=read_key(server / "key.pem"),
+            certificate=read_certificate(server / "cert.pem"),
         )
 
 
@@ -166,6 +176,7 @@ class LocalFederation:
                 state,
                 self.artifacts,
                 self.identities.correspondence(),
+                Manifests(state=state, signer=self.identities.signer(self.folder)),
                 open_post,
                 folder=self.folder / "runs",
                 watch=lambda kind, body: None,

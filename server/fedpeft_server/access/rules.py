@@ -43,6 +43,15 @@ _OURS: Mapping[str, Rule] = {
     "Adapters/ListAdapters": Rule(roles=_ANYBODY, subject="run_id"),
     "Adapters/GetAdapter": Rule(roles=_ANYBODY, subject="adapter"),
     "Adapters/DownloadAdapter": Rule(roles=_ANYBODY, subject="adapter"),
+    "Adapters/GetLineage": Rule(roles=_ANYBODY, subject="adapter"),
+    "Adapters/DeployAdapter": Rule(roles=_OPERATOR, mutates=True, subject="adapter"),
+    "Adapters/WithdrawAdapter": Rule(roles=_OPERATOR, mutates=True, subject="adapter"),
+    "Adapters/ImportAdapter": Rule(roles=_OPERATOR, mutates=True),
+    "Adapters/ListAliases": Rule(roles=_ANYBODY),
+    "Adapters/GetAlias": Rule(roles=_ANYBODY, subject="name"),
+    # Every second, from every replica: signed or audited it would fill the log.
+    "Adapters/FollowAlias": Rule(roles=_ANYBODY, subject="alias"),
+    "Adapters/ListReplicas": Rule(roles=_AUDITS, subject="alias"),
     "Server/GetServer": Rule(roles=_ANYBODY),
     "Server/ListAudit": Rule(roles=_AUDITS),
 }

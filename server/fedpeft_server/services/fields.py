@@ -6,6 +6,7 @@ from fedpeft.wire.catalogue import Refused
 
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 _ADAPTER = re.compile(r"[0-9a-f]{8,64}")
+_ALIAS = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _SUFFIXES = ("", ".jsonl", ".csv", ".parquet")
 _LONGEST_NAME, _LONGEST_TEXT = 64, 500
 _LARGEST_POSITION = 2**53
@@ -22,11 +23,22 @@ def run_id(value: str) -> str:
     return value
 
 
-def adapter(value: str) -> str:
-    """Returns the beginning of an adapter's digest, or a run's id."""
-    if _ADAPTER.fullmatch(value) is None:
+def version(value: str) -> str:
+    """Returns the name of a version: an alias, the beginning of a digest, or a run's id."""
+    if _ADAPTER.fullmatch(value) is None and _ALIAS.fullmatch(value) is None:
         raise Refused.INVALID.error(
-            f"an adapter is named by 8 to 64 hex digits of its digest, got {value[:80]!r}"
+            "an adapter is named by an alias, or by 8 to 64 hex digits of its digest, got "
+            f"{value[:80]!r}"
+        )
+    return value
+
+
+def alias(value: str) -> str:
+    """Returns the name of an alias."""
+    if _ALIAS.fullmatch(value) is None or _ADAPTER.fullmatch(value) is not None:
+        raise Refused.INVALID.error(
+            "an alias is 1 to 63 lower-case letters, digits, '-', '_' and '.', and not 8 or more "
+            f"hex digits, got {value[:80]!r}"
         )
     return value
 

@@ -1,6 +1,7 @@
 """Records of the state as messages of the control plane."""
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -8,10 +9,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from fedpeft.wire.v1 import adapters_pb2, budgets_pb2, clients_pb2, runs_pb2, server_pb2
 from fedpeft_server.records import (
     AdapterRecord,
+    AliasRecord,
     AuditRecord,
     BudgetRecord,
     Client,
     EventRecord,
+    ReplicaRecord,
     RoundRecord,
     RunRecord,
 )
@@ -88,8 +91,10 @@ def budget(record: BudgetRecord) -> budgets_pb2.MirroredBudget:
     )
 
 
-def adapter(record: AdapterRecord) -> adapters_pb2.Adapter:
-    """Writes an adapter version."""
+def adapter(
+    record: AdapterRecord, aliases: Sequence[AliasRecord], *, manifest: bool = True
+) -> adapters_pb2.Adapter:
+    """Writes an adapter version; a list of many goes without manifests."""
     return adapters_pb2.Adapter(
         digest=record.digest,
         run_id=record.run_id,
@@ -102,7 +107,60 @@ def adapter(record: AdapterRecord) -> adapters_pb2.Adapter:
         metrics=record.metrics,
         created_at=time(record.created_at),
         exported=record.export is not None,
+        status=record.status,
+        manifest_json=record.manifest_json or "" if manifest else "",
+        aliases=_aliases_of(record, aliases),
+        withdrawn_by=record.withdrawn_by or "",
     )
+
+
+def lineage_version(
+    record: AdapterRecord, cohort: Mapping[str, str], aliases: Sequence[AliasRecord]
+) -> adapters_pb2.LineageVersion:
+    """Writes a version as a relative of another; `cohort` is what the caller may see of it."""
+    body = json.loads(record.manifest_json)["body"] if record.manifest_json else {}
+    return adapters_pb2.LineageVersion(
+        digest=record.digest,
+        run_id=record.run_id,
+        round=record.round,
+        parent=record.parent or "",
+        status=record.status,
+        method=body.get("method", "federated"),
+        cohort=cohort,
+        created_at=time(record.created_at),
+        aliases=_aliases_of(record, aliases),
+        removal=body.get("removal", ""),
+    )
+
+
+def alias(record: AliasRecord) -> adapters_pb2.Alias:
+    """Writes an alias."""
+    return adapters_pb2.Alias(
+        name=record.name,
+        adapter=record.digest,
+        run_id=record.run_id,
+        round=record.round,
+        generation=record.generation,
+        changed_at=time(record.changed_at),
+        changed_by=record.changed_by,
+    )
+
+
+def replica(record: ReplicaRecord) -> adapters_pb2.Replica:
+    """Writes what a replica said last."""
+    return adapters_pb2.Replica(
+        replica_id=record.replica_id,
+        alias=record.alias,
+        adapter=record.adapter,
+        fingerprint_json=record.fingerprint_json,
+        problem=record.problem,
+        reported_at=time(record.reported_at),
+        operated_by=record.operated_by,
+    )
+
+
+def _aliases_of(record: AdapterRecord, aliases: Sequence[AliasRecord]) -> list[str]:
+    return [a.name for a in aliases if (a.run_id, a.round) == (record.run_id, record.round)]
 
 
 def audit_entry(record: AuditRecord) -> server_pb2.AuditEntry:

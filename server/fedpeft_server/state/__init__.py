@@ -21,6 +21,7 @@ from fedpeft_server.state.errors import (
     WrongStateError,
 )
 from fedpeft_server.state.events import Events
+from fedpeft_server.state.finished import Finished
 from fedpeft_server.state.removals import Removals
 from fedpeft_server.state.replicas import Replicas
 from fedpeft_server.state.rounds import Rounds
@@ -46,6 +47,7 @@ class State(
     Rounds,
     Adapters,
     Aliases,
+    Finished,
     Withdrawals,
     Replicas,
     Budgets,

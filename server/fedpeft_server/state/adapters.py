@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
 
 from fedpeft_server.records import AdapterRecord, ExportedFile
 from fedpeft_server.state.errors import NotFoundError, StateError, WrongStateError
 from fedpeft_server.state.lineage import add_clients, clients_by_round
 from fedpeft_server.state.store import Store, columns, following, require_run, values
-from fedpeft_server.state.tables import ADAPTER_PARTICIPANTS, ADAPTERS
+from fedpeft_server.state.tables import ADAPTER_PARTICIPANTS, ADAPTERS, PARTICIPANTS, PARTICIPATION
 
 _PREFIX: Final = re.compile(r"[0-9a-f]{8,64}")
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -64,6 +64,24 @@ class Adapters(Store):
         with self._database.reading() as connection:
             return newest_of(connection, digest_prefix)
 
+    def cohort(self, adapter: AdapterRecord) -> dict[str, str]:
+        """Returns the clients of the round that made a version → fingerprint of their rows.
+
+        The fingerprint is empty where the run's clients were simulated.
+        """
+        same_client = and_(
+            PARTICIPANTS.c.run_id == PARTICIPATION.c.run_id,
+            PARTICIPANTS.c.client_id == PARTICIPATION.c.client_id,
+        )
+        query = (
+            select(PARTICIPATION.c.client_id, PARTICIPANTS.c.dataset)
+            .outerjoin(PARTICIPANTS, same_client)
+            .where(PARTICIPATION.c.run_id == adapter.run_id, PARTICIPATION.c.round == adapter.round)
+            .order_by(PARTICIPATION.c.position)
+        )
+        with self._database.reading() as connection:
+            return {client: dataset or "" for client, dataset in connection.execute(query)}
+
     def newest_adapter(self, run_id: str) -> AdapterRecord | None:
         """Returns the version of the last finished round, None before the run has any."""
         with self._database.reading() as connection:
@@ -89,21 +107,11 @@ class Adapters(Store):
             NotFoundError: If the run has no such version.
             StateError: If a name could leave its folder, or there is no file.
         """
-        if not files:
-            raise StateError("an export has at least one file")
-        for name in files:
-            if _FILE_NAME.fullmatch(name) is None:
-                raise StateError(f"a file of an export has a plain name, got {name!r}")
-        export = {name: vars(file) for name, file in files.items()}
         with self._database.writing() as connection:
             found = read(connection, ADAPTERS.c.run_id == run_id, ADAPTERS.c.digest == digest)
             if not found:
                 raise NotFoundError(f"run {run_id!r} has no adapter {digest!r}")
-            connection.execute(
-                update(ADAPTERS)
-                .where(ADAPTERS.c.run_id == run_id, ADAPTERS.c.round == found[-1].round)
-                .values(export=export, manifest_json=manifest_json)
-            )
+            export(connection, run_id, found[-1].round, files, manifest_json=manifest_json)
 
     def lineage(self, digest_prefix: str) -> list[AdapterRecord]:
         """Returns the versions that one was made from, itself, and those made from it, by age.
@@ -142,6 +150,30 @@ def add(connection: Connection, adapter: AdapterRecord, *, parent: AdapterRecord
     connection.execute(insert(ADAPTERS).values(**values(ADAPTERS, adapter), position=position))
     key = (adapter.run_id, adapter.round)
     add_clients(connection, ADAPTER_PARTICIPANTS, key, adapter.participants)
+
+
+def export(
+    connection: Connection,
+    run_id: str,
+    number: int,
+    files: Mapping[str, ExportedFile],
+    *,
+    manifest_json: str | None,
+) -> None:
+    """Writes what a version was exported as; see `Adapters.set_export`."""
+    if not files:
+        raise StateError("an export has at least one file")
+    for name in files:
+        if _FILE_NAME.fullmatch(name) is None:
+            raise StateError(f"a file of an export has a plain name, got {name!r}")
+    connection.execute(
+        update(ADAPTERS)
+        .where(ADAPTERS.c.run_id == run_id, ADAPTERS.c.round == number)
+        .values(
+            export={name: vars(file) for name, file in files.items()},
+            manifest_json=manifest_json,
+        )
+    )
 
 
 def version(connection: Connection, run_id: str, number: int) -> AdapterRecord | None:

@@ -14,6 +14,7 @@ from fedpeft_server.state.store import Store, columns, values
 from fedpeft_server.state.tables import ALIASES
 
 # Never to be taken for a digest or a run's id, which are hex digits alone.
+_RUN_ID: Final = re.compile(r"[0-9a-f]{16}")
 _NAME: Final = re.compile(r"(?![0-9a-f]{8,64}$)[a-z0-9][a-z0-9_.-]{0,62}")
 
 
@@ -36,6 +37,21 @@ class Aliases(Store):
         """Returns all aliases, by name."""
         with self._database.reading() as connection:
             return _read(connection, None)
+
+    def named_adapter(self, name: str) -> AdapterRecord:
+        """Returns the version that an alias, the beginning of a digest, or a run's id means.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        with self._database.reading() as connection:
+            alias = next(iter(_read(connection, [name])), None)
+            if alias is not None:
+                found = adapters.version(connection, alias.run_id, alias.round)
+                assert found is not None
+                return found
+            newest = adapters.newest(connection, name) if _RUN_ID.fullmatch(name) else None
+            return newest or adapters.newest_of(connection, name)
 
     def set_alias(self, name: str, adapter: AdapterRecord, by: str) -> AliasRecord:
         """Points an alias at a version; where it does already nothing changes.

@@ -32,21 +32,11 @@ class Runs(Store):
         """
         if not idempotency_key:
             raise StateError("a run is submitted with an idempotency key; this one's is empty")
-        key = (RUNS.c.submitter == submitter, RUNS.c.idempotency_key == idempotency_key)
         with self._database.writing() as connection:
-            first = _find(connection, *key)
+            first = with_key(connection, submitter, idempotency_key)
             if first is not None:
                 return first
-            if _find(connection, RUNS.c.run_id == run.run_id) is not None:
-                raise WrongStateError(f"there is a run {run.run_id} already")
-            connection.execute(
-                insert(RUNS).values(
-                    **values(RUNS, run),
-                    position=following(connection, RUNS.c.position),
-                    submitter=submitter,
-                    idempotency_key=idempotency_key,
-                )
-            )
+            add(connection, run, idempotency_key, submitter)
         return run
 
     def run(self, run_id: str) -> RunRecord:
@@ -136,6 +126,31 @@ class Runs(Store):
         with self._database.reading() as connection:
             require_run(connection, run_id)
             return _plan(connection, run_id)
+
+
+def with_key(connection: Connection, submitter: str, idempotency_key: str) -> RunRecord | None:
+    """Returns the run that was submitted with a key."""
+    return _find(
+        connection, RUNS.c.submitter == submitter, RUNS.c.idempotency_key == idempotency_key
+    )
+
+
+def add(connection: Connection, run: RunRecord, idempotency_key: str, submitter: str) -> None:
+    """Writes a run.
+
+    Raises:
+        WrongStateError: If another run has the id.
+    """
+    if _find(connection, RUNS.c.run_id == run.run_id) is not None:
+        raise WrongStateError(f"there is a run {run.run_id} already")
+    connection.execute(
+        insert(RUNS).values(
+            **values(RUNS, run),
+            position=following(connection, RUNS.c.position),
+            submitter=submitter,
+            idempotency_key=idempotency_key,
+        )
+    )
 
 
 def _run(row: Mapping[Any, Any]) -> RunRecord:
