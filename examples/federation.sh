@@ -70,7 +70,7 @@ fedpeft run watch "$run"
 fedpeft run show "$run"
 
 say "Adapter: downloaded, every file checked, loaded with peft"
-fedpeft adapter download "$run" -o "$work/adapter"
+fedpeft adapter export "$run" -o "$work/adapter"
 python3 - "$work/adapter" <<'PYTHON'
 import sys
 from importlib import resources

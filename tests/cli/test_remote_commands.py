@@ -144,9 +144,9 @@ def test_adapters_and_budgets(rig: Rig, fedpeft: Fedpeft, tmp_path: Path) -> Non
     assert adapter[:12] in fedpeft("adapter", "list", "--run", run_id)[1]
     assert "clinic" in fedpeft("adapter", "show", run_id)[1]
     assert json.loads(fedpeft("adapter", "show", adapter[:8], "--json")[1])["digest"] == adapter
-    code, out, _ = fedpeft("adapter", "download", run_id, "-o", tmp_path / "a")
+    code, out, _ = fedpeft("adapter", "export", run_id, "-o", tmp_path / "a")
     assert (code, out.strip()) == (0, str(tmp_path / "a" / "adapter_config.json"))
-    assert fedpeft("adapter", "download", run_id, "-o", tmp_path / "a")[0] == 2
+    assert fedpeft("adapter", "export", run_id, "-o", tmp_path / "a")[0] == 2
     code, out, _ = fedpeft("budget", "mirrored", "clinic")
     assert code == 0
     assert re.search(r"clinic +\w{12} +\d\.\d\d +6\.00", out)
