@@ -12,12 +12,18 @@ class GateConfig(BaseModel):
     """What is asked of a successor, and how it is measured.
 
     A measure of forgetting is held against the level of a model that never saw the rows: that of a
-    reference, or else what can be said without one (`gate.decide`). It may stand above that level
+    reference, or else what can be said without one (`gate.measured`). It may stand above that level
     by `tolerance`, or by `max_remaining` of what the affected version stands above it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    served: tuple[ServedPrecision, ...] = Field(
+        default=("fp32", "bf16"),
+        min_length=1,
+        description="At which it is served. Rows must be forgotten at every precision that is "
+        "measured, since whoever has the files may round them; utility is asked for at these.",
+    )
     max_remaining: float = Field(
         default=0.3,
         ge=0,
@@ -41,11 +47,18 @@ class GateConfig(BaseModel):
         default=0.1,
         ge=0,
         lt=1,
-        description="Share of the affected version's accuracy on rows that stay, or of its "
-        "utility, that may be lost.",
+        description="Share of the affected version's accuracy on rows that stay that may be lost.",
+    )
+    max_model_utility_loss: float = Field(
+        default=0.25,
+        ge=0,
+        lt=1,
+        description="The same of TOFU's model utility: a harmonic mean, which follows its worst "
+        "part, and ROUGE-L of greedy answers among the parts, which one other token changes. It "
+        "fails where its whole interval is below.",
     )
     min_relearning: float = Field(
-        default=0.2,
+        default=0.15,
         ge=0,
         le=1,
         description="Steps until the rows are learned again, as a share of those that a model "

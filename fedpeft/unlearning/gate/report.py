@@ -25,7 +25,7 @@ class Measurement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="One of `gate.decide.MEASURES`.")
+    name: str = Field(description="One of `gate.measured.MEASURES`.")
     kind: Kind
     after: Estimate | None = Field(description="Of the successor; null: could not be measured.")
     before: Estimate | None = Field(default=None, description="Of the affected version.")
