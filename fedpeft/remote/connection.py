@@ -1,23 +1,17 @@
 """Calls to a server, as one who holds a certificate of its federation."""
 
 import json
-import random
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-
-import grpc
+from typing import Any
 
 from fedpeft.errors import InputError
 from fedpeft.identity.credentials import Credentials
 from fedpeft.remote import records, translate
 from fedpeft.remote.address import ServerAddress
-from fedpeft.remote.channel import SigningChannel, open_channel
 from fedpeft.remote.download import save_files
-from fedpeft.remote.explain import explain
+from fedpeft.remote.removal_calls import RemovalCalls
 from fedpeft.wire import serde
 from fedpeft.wire.v1 import (
     adapters_pb2,
@@ -32,11 +26,10 @@ from fedpeft.wire.v1 import (
     server_pb2_grpc,
 )
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _AUDIT_PAGE = 1000
 
 
-class Connection:
+class Connection(RemovalCalls):
     """A connection to a server; use it in a `with` block. Threads may share one.
 
     Every method raises
@@ -65,41 +58,12 @@ class Connection:
             timeout_s: Of each call; streams have none.
             patience_s: How long calls are made again while the server is unavailable.
         """
-        self.address = server if isinstance(server, ServerAddress) else ServerAddress.parse(server)
-        self._credentials = credentials
-        self._timeout_s, self._patience_s = timeout_s, patience_s
-        self._channel = open_channel(self.address, credentials)
-        signing = SigningChannel(self._channel, credentials, self.address.host)
-        self._runs = runs_pb2_grpc.RunsStub(signing)
-        self._clients = clients_pb2_grpc.ClientsStub(signing)
-        self._budgets = budgets_pb2_grpc.BudgetsStub(signing)
-        self._adapters = adapters_pb2_grpc.AdaptersStub(signing)
-        self._server = server_pb2_grpc.ServerStub(signing)
-
-    @classmethod
-    def open(cls, server: str, identity: Path, **settings: float) -> Self:
-        """Prepares a connection as the holder of a folder with key.pem, cert.pem and so on.
-
-        Raises:
-            IdentityError: If the folder does not hold them, or the certificate is not valid now.
-            InputError: If the server's address cannot be read.
-        """
-        return cls(server, Credentials.in_folder(identity), **settings)
-
-    def close(self) -> None:
-        """Closes the connection; streams that are open end."""
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        super().__init__(server, credentials, timeout_s=timeout_s, patience_s=patience_s)
+        self._runs = runs_pb2_grpc.RunsStub(self._signing)
+        self._clients = clients_pb2_grpc.ClientsStub(self._signing)
+        self._budgets = budgets_pb2_grpc.BudgetsStub(self._signing)
+        self._adapters = adapters_pb2_grpc.AdaptersStub(self._signing)
+        self._server = server_pb2_grpc.ServerStub(self._signing)
 
     # --- runs
 
@@ -153,20 +117,13 @@ class Connection:
             run_id: The run.
             after: Events after this position.
         """
-        retry = _Retry(self._patience_s)
-        while True:
-            stream = self._runs.WatchRun(runs_pb2.WatchRunRequest(run_id=run_id, after=after))
-            try:
-                for event in stream:
-                    retry = _Retry(self._patience_s)
-                    after = event.position
-                    yield translate.run_event(event)
-            except grpc.RpcError as error:
-                self._pause_or_raise(error, retry)
-            else:
-                return
-            finally:
-                stream.cancel()
+        events = self._watch(
+            lambda position: self._runs.WatchRun(
+                runs_pb2.WatchRunRequest(run_id=run_id, after=position)
+            ),
+            after,
+        )
+        return map(translate.run_event, events)
 
     def stop_run(self, run_id: str, reason: str = "") -> records.Run:
         """Stops a run. Operator. What clients were charged for stays charged."""
@@ -364,42 +321,3 @@ class Connection:
             for entry in entries:
                 after = entry.position
                 yield translate.audit_entry(entry)
-
-    def _call(self, method: Callable[..., Any], request: object, *, repeatable: bool = True) -> Any:
-        retry = _Retry(self._patience_s if repeatable else 0.0)
-        while True:
-            try:
-                return method(request, timeout=self._timeout_s)
-            except grpc.RpcError as error:
-                self._pause_or_raise(error, retry)
-
-    def _stream(self, method: Callable[..., Any], request: object) -> Iterator[Any]:
-        stream = method(request)
-        try:
-            yield from stream
-        except grpc.RpcError as error:
-            self._pause_or_raise(error, _Retry(0.0))
-        finally:
-            stream.cancel()
-
-    def _pause_or_raise(self, error: grpc.RpcError, retry: "_Retry") -> None:
-        found = explain(error, self.address, self._credentials)
-        if not (found.may_pass and retry.pause()):
-            raise found.error from error
-
-
-class _Retry:
-    """Longer and longer pauses, until patience is at its end."""
-
-    def __init__(self, patience_s: float) -> None:
-        self._until = time.monotonic() + patience_s
-        self._pause_s = _FIRST_PAUSE_S
-
-    def pause(self) -> bool:
-        """Waits; returns False at once where there is no more time for it."""
-        pause_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        if time.monotonic() + pause_s > self._until:
-            return False
-        time.sleep(pause_s)
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-        return True

@@ -36,7 +36,7 @@ def run_details(read: runs_pb2.RunDetails) -> records.RunDetails:
     """Reads a run with all that is known of it."""
     return records.RunDetails(
         run=run(read.run),
-        config=_json_object(read.config_json),
+        config=json_object(read.config_json),
         rounds=tuple(_round(entry) for entry in read.rounds),
         participants=tuple(
             records.Participant(
@@ -62,7 +62,7 @@ def run_event(read: runs_pb2.RunEvent) -> records.RunEvent:
         kind=read.kind,
         round=read.round or None,
         client_id=read.client_id or None,
-        body=_json_object(read.body_json),
+        body=json_object(read.body_json),
     )
 
 
@@ -221,7 +221,12 @@ def _round(read: runs_pb2.RoundRecord) -> records.Round:
     )
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """Reads JSON that is an object; an empty text is an empty one.
+
+    Raises:
+        ProtocolError: If it is something else.
+    """
     try:
         found = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:

@@ -9,6 +9,18 @@ from fedpeft.errors import ProtocolError
 
 Claim = Literal["exact", "approximate"]
 Guarantee = Literal["none", "charged", "void"]
+
+CLAIM_OF: Mapping[str, Claim] = {
+    "loku": "approximate",
+    "retrain": "exact",
+    "gradient-ascent": "approximate",
+    "gradient-difference": "approximate",
+    "kl": "approximate",
+    "npo": "approximate",
+    "simnpo": "approximate",
+}
+"""Every method that can be asked for → what a receipt may say of it; `methods` needs torch."""
+
 _DIGEST = r"^[0-9a-f]{64}$"
 
 

@@ -148,8 +148,8 @@ def select(
 
     Raises:
         DataError: If not exactly one way to choose was given, nothing or everything was chosen, an
-            id or row was named twice or is not there, or a row that stays is the same as one that
-            is to be forgotten.
+            id or row was named twice or is not there, or a row that stays differs from one that is
+            to be forgotten in its id alone.
     """
     ways = [name for name, given in (("ids", ids), ("file", file), ("query", query)) if given]
     if len(ways) != 1:
@@ -172,7 +172,8 @@ def select(
             "to retrain without you"
         )
     rest = [row for row in range(table.num_rows) if row not in chosen]
-    _refuse_copies(table, chosen, rest)
+    if ids:
+        _refuse_copies(table, id_column, chosen, rest)
     return table.take(sorted(chosen)), table.take(rest)
 
 
@@ -236,9 +237,14 @@ def _refuse_twice(what: str, names: Sequence[str]) -> None:
         raise DataError(f"{what}: {listed(twice)} was named twice; name each once")
 
 
-def _refuse_copies(table: Table, chosen: Iterable[int], rest: Iterable[int]) -> None:
-    """A row that stays and is the same would teach again what is to be forgotten."""
-    keys = list(_keys(table, list(table.columns)))
+def _refuse_copies(
+    table: Table, id_column: str, chosen: Iterable[int], rest: Iterable[int]
+) -> None:
+    """A row that stays and differs in its id alone would teach again what is to be forgotten."""
+    names = [name for name in table.columns if name != id_column]
+    if not names:
+        return
+    keys = list(_keys(table, names))
     forgotten = {keys[row]: row for row in chosen}
     for row in rest:
         if keys[row] in forgotten:

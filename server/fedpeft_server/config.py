@@ -129,6 +129,12 @@ class LimitsConfig(BaseModel):
     max_held_out_bytes: int = Field(
         default=48 * 2**20, ge=0, description="Of the held-out file that comes with a run."
     )
+    max_records_bytes: int = Field(
+        default=48 * 2**20, ge=0, description="Of the sealed records of a removal request."
+    )
+    max_open_removals: int = Field(
+        default=20, ge=1, description="Removal requests about one client's data at a time."
+    )
     max_clients: int = Field(
         default=1000, ge=1, description="Enrolled and not revoked; invitations beyond are refused."
     )

@@ -16,6 +16,7 @@ from fedpeft.wire.v1 import (
     adapters_pb2_grpc,
     budgets_pb2_grpc,
     clients_pb2_grpc,
+    removals_pb2_grpc,
     runs_pb2_grpc,
     server_pb2_grpc,
 )
@@ -30,11 +31,13 @@ from fedpeft_server.access.trust import ServerIdentity, Trust
 from fedpeft_server.config import ListenConfig, ServerConfig
 from fedpeft_server.enrolment import Enrolment
 from fedpeft_server.imports import Imports
-from fedpeft_server.ports import ClientNodes, RunEngine
+from fedpeft_server.ports import ClientNodes, RemovalEngine, RunEngine
+from fedpeft_server.removals.requests import Requests
 from fedpeft_server.services.adapters import AdaptersService
 from fedpeft_server.services.budgets import BudgetsService
 from fedpeft_server.services.clients import ClientsService
 from fedpeft_server.services.health import HealthService
+from fedpeft_server.services.removals import RemovalsService
 from fedpeft_server.services.runs import RunsService
 from fedpeft_server.services.server import ServerService
 from fedpeft_server.state import State
@@ -62,6 +65,7 @@ class ControlPlane:
         trust: Trust,
         about: About,
         registry: CollectorRegistry,
+        removal_engine: RemovalEngine | None = None,
     ) -> None:
         """Binds the ports; nobody is answered before `start`.
 
@@ -75,6 +79,7 @@ class ControlPlane:
             trust: Whose certificate holds.
             about: What the server says of itself.
             registry: Where metrics are registered.
+            removal_engine: Brings removal requests forward; without one there are none.
 
         Raises:
             ConfigError: If a port cannot be bound.
@@ -116,6 +121,16 @@ class ControlPlane:
         budgets_pb2_grpc.add_BudgetsServicer_to_server(BudgetsService(state), server)
         adapters = AdaptersService(state, artifacts, imports)
         adapters_pb2_grpc.add_AdaptersServicer_to_server(adapters, server)
+        if removal_engine is not None:
+            requests = Requests(
+                state,
+                artifacts,
+                removal_engine,
+                max_open=limits.max_open_removals,
+                max_records_bytes=limits.max_records_bytes,
+            )
+            removals = RemovalsService(state, requests, removal_engine)
+            removals_pb2_grpc.add_RemovalsServicer_to_server(removals, server)
         server_pb2_grpc.add_ServerServicer_to_server(ServerService(state, about), server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthService(services, self.is_ready), server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(

@@ -1,23 +1,38 @@
-"""Following a run: what happened, what happens, and its end.
+"""Following a run or a removal: what happened, what happens, and its end.
 
 A watcher has a thread of the server's for as long as it watches. `limits.max_streams` bounds how
 many do, and the server has more threads than that, so that watchers never keep short calls waiting.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Protocol, TypeVar
 
 from fedpeft_server import events
 from fedpeft_server.access.call import Call
-from fedpeft_server.records import EventRecord
+from fedpeft_server.records import EventRecord, JsonValue, RemovalEventRecord
+from fedpeft_server.removals import events as removal_events
 from fedpeft_server.run_context import UNDER_WAY
 from fedpeft_server.state import State
+from fedpeft_server.state.removals import OPEN
 
-_TICK_S = 1.0
+_TICK_S: Final = 1.0
 """How soon a watcher notices that its caller went away, was revoked, or that the server stops."""
 
 
+class _Event(Protocol):
+    @property
+    def position(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def body(self) -> Mapping[str, JsonValue]: ...
+
+
+E = TypeVar("E", bound=_Event)
+
+
 def watch(state: State, run_id: str, after: int, call: Call) -> Iterator[EventRecord]:
-    """Yields the events beyond a position until the run has ended, or nobody waits any more.
+    """Yields the events of a run beyond a position until it has ended, or nobody waits any more.
 
     Args:
         state: Where they are recorded.
@@ -25,17 +40,50 @@ def watch(state: State, run_id: str, after: int, call: Call) -> Iterator[EventRe
         after: Position.
         call: Whose caller must still be let in, at every event and every second.
     """
+    return _follow(
+        lambda position, wait_s: state.wait_events(run_id, position, wait_s),
+        after,
+        call,
+        has_ended=lambda: state.run(run_id).status not in UNDER_WAY,
+        tells_end=lambda event: (
+            None if event.kind != events.STATUS else event.body.get("status") not in UNDER_WAY
+        ),
+    )
+
+
+def watch_removal(
+    state: State, request_id: str, after: int, call: Call
+) -> Iterator[RemovalEventRecord]:
+    """Yields the events of a removal request, as `watch` does those of a run."""
+    return _follow(
+        lambda position, wait_s: state.wait_removal_events(request_id, position, wait_s),
+        after,
+        call,
+        has_ended=lambda: state.removal(request_id).state not in OPEN,
+        tells_end=lambda event: (
+            None if event.kind != removal_events.STATE else event.body.get("state") not in OPEN
+        ),
+    )
+
+
+def _follow(
+    wait: Callable[[int, float], Sequence[E]],
+    after: int,
+    call: Call,
+    *,
+    has_ended: Callable[[], bool],
+    tells_end: Callable[[E], bool | None],
+) -> Iterator[E]:
     told_end = False
     while call.is_active():
         call.recheck()
-        ended = state.run(run_id).status not in UNDER_WAY
+        ended = has_ended()
         # The end is told after the status has changed; a crash may have come between the two.
-        wait_s = 0.0 if ended and told_end else _TICK_S
-        found = state.wait_events(run_id, after, wait_s)
+        found = wait(after, 0.0 if ended and told_end else _TICK_S)
         for event in found:
             after = event.position
-            if event.kind == events.STATUS:
-                told_end = event.body.get("status") not in UNDER_WAY
+            tells = tells_end(event)
+            told_end = told_end if tells is None else tells
             yield event
         if ended and not found:
             return

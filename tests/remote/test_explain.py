@@ -32,7 +32,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Holders:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refusal by TLS is not waited for: it would be the same again."""
-    monkeypatch.setattr("fedpeft.remote.connection._Retry.pause", lambda _: pytest.fail("a pause"))
+    monkeypatch.setattr("fedpeft.remote.caller._Retry.pause", lambda _: pytest.fail("a pause"))
 
 
 def failure(address: str, credentials: Credentials) -> str:
@@ -85,7 +85,7 @@ def test_a_servers_certificate_for_another_host(tmp_path: Path) -> None:
 
 
 def test_nobody_there(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedpeft.remote.connection._Retry.pause", lambda _: False)
+    monkeypatch.setattr("fedpeft.remote.caller._Retry.pause", lambda _: False)
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     message = failure(f"127.0.0.1:{port}", rig.holders.of("operator"))
@@ -93,7 +93,7 @@ def test_nobody_there(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_such_host(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedpeft.remote.connection._Retry.pause", lambda _: False)
+    monkeypatch.setattr("fedpeft.remote.caller._Retry.pause", lambda _: False)
     message = failure("no-such-host.invalid", rig.holders.of("operator"))
     assert "no host of that name" in message or "cannot be reached" in message
 

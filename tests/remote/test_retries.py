@@ -47,7 +47,7 @@ def mended_at(line: Relay, monkeypatch: pytest.MonkeyPatch, attempt: int) -> lis
             line.mend()
         sleep(seconds)
 
-    monkeypatch.setattr("fedpeft.remote.connection.time.sleep", count)
+    monkeypatch.setattr("fedpeft.remote.caller.time.sleep", count)
     return pauses
 
 

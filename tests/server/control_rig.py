@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from fedpeft.errors import IdentityError
+from fedpeft.errors import AdapterError, IdentityError
 from fedpeft.identity.certificates import read_certificate
 from fedpeft.identity.credentials import AUTHORITY, CERTIFICATE, KEY
 from fedpeft.identity.roles import Role
@@ -24,9 +25,11 @@ from fedpeft_server.config import LimitsConfig, ListenConfig, RunsConfig, Server
 from fedpeft_server.control_plane import ControlPlane
 from fedpeft_server.imports import Imports
 from fedpeft_server.manifests import Manifests
-from fedpeft_server.records import RunRecord, RunStatus
+from fedpeft_server.records import RemovalRecord, RemovalState, RunRecord, RunStatus
+from fedpeft_server.removals import events as removal_events
 from fedpeft_server.run_context import UNDER_WAY
 from fedpeft_server.state import State
+from fedpeft_server.state.removals import ENDED, OPEN
 from tests.server.holders import Holders
 
 OPERATOR, AUDITOR, READER = "operator", "auditor", "reader"
@@ -73,6 +76,49 @@ class StandingEngine:
 
 
 @dataclass
+class StandingRemovals:
+    """Takes removal requests up and leaves them there: jobs are not what these tests are about."""
+
+    state: State
+    started: list[str] = field(default_factory=list)
+    submitted: list[tuple[str, bytes, dict[str, Any], dict[str, bytes]]] = field(
+        default_factory=list
+    )
+
+    def start(self, request_id: str) -> None:
+        assert self.state.removal(request_id).state not in (RemovalState.RECEIVED, *ENDED)
+        self.started.append(request_id)
+
+    def cancel(self, request_id: str, reason: str) -> RemovalRecord:
+        return self.turn(request_id, RemovalState.CANCELLED, reason=reason)
+
+    def submit(
+        self,
+        request_id: str,
+        adapter: bytes,
+        result: Mapping[str, Any],
+        files: Mapping[str, bytes],
+    ) -> RemovalRecord:
+        if not adapter:
+            raise AdapterError("expected the tensors of an adapter, got none")
+        self.submitted.append((request_id, adapter, dict(result), dict(files)))
+        return self.turn(request_id, RemovalState.RUNNING)
+
+    def turn(self, request_id: str, state: RemovalState, **changes: Any) -> RemovalRecord:
+        """Brings a request forward as the engine does: first its state, then the event."""
+        removal = self.state.advance(request_id, state, expected=OPEN, **changes)
+        body = {"state": state.value, "reason": removal.reason}
+        self.state.add_removal_event(request_id, removal_events.STATE, body)
+        return removal
+
+    def publish(self, request_id: str, **changes: Any) -> RemovalRecord:
+        """Brings a planned request to its good end."""
+        for state in (RemovalState.RUNNING, RemovalState.VERIFYING):
+            self.turn(request_id, state)
+        return self.turn(request_id, RemovalState.PUBLISHED, **changes)
+
+
+@dataclass
 class ListedNodes:
     """Remembers which key each client's node may connect with."""
 
@@ -103,6 +149,7 @@ class Rig:
     state: State
     artifacts: ArtifactStore
     engine: StandingEngine
+    removals: StandingRemovals
     nodes: ListedNodes
     manifests: Manifests
     control: ControlPlane
@@ -154,6 +201,7 @@ def listening(folder: Path, database: str | None = None, **limits: float) -> Ite
     with State.open(database or folder / "server.db", busy_timeout_s=1.0) as state:
         artifacts = ArtifactStore(folder / "artifacts")
         engine, nodes = StandingEngine(state), ListedNodes()
+        removals = StandingRemovals(state)
         identity = ServerIdentity(server / KEY, server / CERTIFICATE, server / AUTHORITY)
         authority, held = read_certificate(server / AUTHORITY), identity.current()
         signer = RegistrySigner.open(folder, server_key=held.key, certificate=held.certificate)
@@ -168,6 +216,7 @@ def listening(folder: Path, database: str | None = None, **limits: float) -> Ite
             trust=Trust(read_certificate(server / AUTHORITY), holders.revocations),
             about=About(identity=identity, fleet_address=":7444", bundle_digest="b" * 64),
             registry=CollectorRegistry(),
+            removal_engine=removals,
         )
         control.start()
         rig = Rig(
@@ -176,6 +225,7 @@ def listening(folder: Path, database: str | None = None, **limits: float) -> Ite
             state=state,
             artifacts=artifacts,
             engine=engine,
+            removals=removals,
             nodes=nodes,
             manifests=manifests,
             control=control,

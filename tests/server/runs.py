@@ -36,8 +36,18 @@ def digest(*path: str | int) -> str:
     return f"{derive_seed(0, *path):016x}" * 4
 
 
-def play_round(rig: Rig, run_id: str, number: int, clients: tuple[str, ...] = ("clinic",)) -> str:
-    """Records a round as the engine does, the plan and the start before the first; its adapter."""
+def play_round(
+    rig: Rig,
+    run_id: str,
+    number: int,
+    clients: tuple[str, ...] = ("clinic",),
+    *,
+    epsilon: float | None = 0.5,
+) -> str:
+    """Records a round as the engine does, the plan and the start before the first; its adapter.
+
+    Each round spends `epsilon` of every client; None: the run has no privacy.
+    """
     now = datetime.now(UTC)
     state = rig.state
 
@@ -52,7 +62,9 @@ def play_round(rig: Rig, run_id: str, number: int, clients: tuple[str, ...] = ("
             base_digest=digest("base"),
             artifact=rig.artifacts.put(name.encode()),
             participants=clients if round_number else (),
-            epsilon=dict.fromkeys(clients, 0.5 * round_number) if round_number else {},
+            epsilon=(
+                dict.fromkeys(clients, epsilon * round_number) if epsilon and round_number else {}
+            ),
             metrics={"accuracy": 0.5 + 0.1 * round_number},
             created_at=now,
         )

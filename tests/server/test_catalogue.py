@@ -13,7 +13,7 @@ import pytest
 import fedpeft_server
 from fedpeft.errors import FedpeftError, RemoteError, UnavailableError, VerificationError
 from fedpeft.wire.catalogue import BY_CODE, Refused
-from fedpeft.wire.v1 import adapters_pb2, clients_pb2, runs_pb2, server_pb2
+from fedpeft.wire.v1 import adapters_pb2, clients_pb2, removals_pb2, runs_pb2, server_pb2
 from fedpeft_server.records import RunStatus
 from tests.server.control_rig import Rig, listening
 from tests.server.nodes import enrol, invite, node_key
@@ -116,6 +116,35 @@ def wrong_state(rig: Rig) -> Outcome:
     return send_signed(rig, "operator", "Runs/StopRun", runs_pb2.StopRunRequest(run_id=run_id))
 
 
+def no_such_removal(rig: Rig) -> Outcome:
+    request = removals_pb2.GetRemovalRequest(request_id="0" * 16).SerializeToString()
+    return unsigned(rig, "operator", "Removals/GetRemoval", request)
+
+
+def not_yours(rig: Rig) -> Outcome:
+    return planned(rig, "clinic", client_id="hospital")
+
+
+def never_trained(rig: Rig) -> Outcome:
+    return planned(rig, "operator", client_id="lab")
+
+
+def guarantee(rig: Rig) -> Outcome:
+    return planned(rig, "clinic", client_id="clinic")
+
+
+def planned(rig: Rig, by: str, *, client_id: str) -> Outcome:
+    """What a removal from an adapter with a privacy guarantee would do."""
+    request = removals_pb2.RemovalOrder(
+        adapter=play_round(rig, submitted(rig), 1),
+        client_id=client_id,
+        place="server",
+        method="loku",
+        num_records=3,
+    )
+    return unsigned(rig, by, "Removals/PlanRemoval", request.SerializeToString())
+
+
 def bad_token(rig: Rig) -> Outcome:
     request = clients_pb2.EnrolClientRequest(
         token="guessed", node_public_key=node_key(), protocol=1, version="0"
@@ -191,6 +220,10 @@ CASES: dict[Refused, Callable[[Rig], Outcome]] = {
     Refused.NO_SUCH_CLIENT: no_such_client,
     Refused.NO_SUCH_ADAPTER: no_such_adapter,
     Refused.NOT_EXPORTED: not_exported,
+    Refused.NO_SUCH_REMOVAL: no_such_removal,
+    Refused.NOT_YOURS: not_yours,
+    Refused.NEVER_TRAINED: never_trained,
+    Refused.GUARANTEE: guarantee,
     Refused.WRONG_STATE: wrong_state,
     Refused.BAD_TOKEN: bad_token,
     Refused.ALREADY_EXISTS: already_exists,

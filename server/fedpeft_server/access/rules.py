@@ -23,6 +23,7 @@ class Rule:
 
 _OPERATOR = frozenset({Role.OPERATOR})
 _DATA_OWNER = frozenset({Role.DATA_OWNER})
+_REMOVES = frozenset({Role.OPERATOR, Role.DATA_OWNER})
 _AUDITS = frozenset({Role.OPERATOR, Role.AUDITOR})
 # A data owner is told of itself alone.
 _BY_CLIENT = _AUDITS | _DATA_OWNER
@@ -52,6 +53,17 @@ _OURS: Mapping[str, Rule] = {
     # Every second, from every replica: signed or audited it would fill the log.
     "Adapters/FollowAlias": Rule(roles=_ANYBODY, subject="alias"),
     "Adapters/ListReplicas": Rule(roles=_AUDITS, subject="alias"),
+    # A data owner for its own data alone; readers hear nothing of removals.
+    "Removals/PlanRemoval": Rule(roles=_REMOVES, subject="client_id"),
+    "Removals/RequestRemoval": Rule(roles=_REMOVES, mutates=True),
+    "Removals/UploadRecords": Rule(roles=_REMOVES, mutates=True, subject="request_id"),
+    "Removals/SubmitSuccessor": Rule(roles=_REMOVES, mutates=True, subject="request_id"),
+    "Removals/ListRemovals": Rule(roles=_BY_CLIENT, subject="client_id"),
+    "Removals/GetRemoval": Rule(roles=_BY_CLIENT, subject="request_id"),
+    "Removals/WatchRemoval": Rule(roles=_BY_CLIENT, subject="request_id"),
+    "Removals/CancelRemoval": Rule(roles=_REMOVES, mutates=True, subject="request_id"),
+    "Removals/GetReceipt": Rule(roles=_BY_CLIENT, subject="request_id"),
+    "Removals/GetJob": Rule(roles=_REMOVES, subject="request_id"),
     "Server/GetServer": Rule(roles=_ANYBODY),
     "Server/ListAudit": Rule(roles=_AUDITS),
 }

@@ -8,7 +8,13 @@ from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from fedpeft.database import Database
 from fedpeft.ledger.chain import utc_now
-from fedpeft_server.records import JsonValue, RemovalEventRecord, RemovalRecord, RemovalState
+from fedpeft_server.records import (
+    AdapterRecord,
+    JsonValue,
+    RemovalEventRecord,
+    RemovalRecord,
+    RemovalState,
+)
 from fedpeft_server.state.errors import (
     NotFoundError,
     SameRequestError,
@@ -35,11 +41,7 @@ NEXT: Final[Mapping[RemovalState, frozenset[RemovalState]]] = {
 }
 """State → states that may follow."""
 
-_NO_SECRETS: Final[Mapping[str, None]] = {
-    "job_public_key": None,
-    "job_private_key": None,
-    "sealed": None,
-}
+_NO_KEYS: Final[Mapping[str, None]] = {"job_public_key": None, "job_private_key": None}
 
 
 class Removals(Store):
@@ -68,11 +70,7 @@ class Removals(Store):
         if not idempotency_key:
             raise StateError("a removal is requested with an idempotency key; this one's is empty")
         with self._database.writing() as connection:
-            first = _find(
-                connection,
-                REMOVALS.c.requested_by == removal.requested_by,
-                REMOVALS.c.idempotency_key == idempotency_key,
-            )
+            first = _find(connection, *_with_key(removal.requested_by, idempotency_key))
             if first is not None:
                 return first
             if _find(connection, REMOVALS.c.request_id == removal.request_id) is not None:
@@ -94,6 +92,11 @@ class Removals(Store):
                 )
             )
         return removal
+
+    def removal_with_key(self, requested_by: str, idempotency_key: str) -> RemovalRecord | None:
+        """Returns the request that somebody made with a key; None if none was."""
+        with self._database.reading() as connection:
+            return _find(connection, *_with_key(requested_by, idempotency_key))
 
     def removal(self, request_id: str) -> RemovalRecord:
         """Returns one request.
@@ -125,9 +128,10 @@ class Removals(Store):
             return [_removal(row) for row in connection.execute(query).mappings()]
 
     def store_sealed(self, request_id: str, artifact: str) -> RemovalRecord:
-        """Records where the sealed records are, once; the same again changes nothing.
+        """Records where the sealed records are, once; with them the request is planned.
 
-        Nobody is shown the public key any more: there is nothing left to seal to it.
+        The same again changes nothing. Nobody is shown the public key any more: there is nothing
+        left to seal to it.
 
         Raises:
             NotFoundError: If there is no such request.
@@ -137,12 +141,43 @@ class Removals(Store):
             removal = known(connection, request_id)
             if removal.sealed == artifact:
                 return removal
-            if removal.state is not RemovalState.RECEIVED or removal.sealed is not None:
+            if removal.state is not RemovalState.RECEIVED or removal.job_public_key is None:
                 raise WrongStateError(
                     f"removal {request_id} is {removal.state} and takes no records; they are sent "
                     "once, while it is received"
                 )
-            return _set(connection, removal, sealed=artifact, job_public_key=None)
+            planned = RemovalState.PLANNED
+            return _set(connection, removal, state=planned, sealed=artifact, job_public_key=None)
+
+    def replan_removal(
+        self, request_id: str, named: AdapterRecord, plan: Mapping[str, JsonValue]
+    ) -> RemovalRecord:
+        """Has a request begin from another version: the one that it named was withdrawn meanwhile.
+
+        Args:
+            request_id: The request.
+            named: The version.
+            plan: Made for this version.
+
+        Raises:
+            NotFoundError: If there is no such request.
+            WrongStateError: If its job has begun, or it has ended.
+        """
+        with self._database.writing() as connection:
+            removal = known(connection, request_id)
+            if removal.state not in (RemovalState.RECEIVED, RemovalState.PLANNED):
+                raise WrongStateError(
+                    f"removal {request_id} is {removal.state}; only one whose job has not begun is "
+                    "planned again"
+                )
+            return _set(
+                connection,
+                removal,
+                adapter=named.digest,
+                run_id=named.run_id,
+                round=named.round,
+                plan=plan,
+            )
 
     def advance(
         self,
@@ -207,13 +242,14 @@ class Removals(Store):
     def destroy_secrets(self, request_id: str) -> None:
         """Forgets the job's key and where the sealed records are; again it changes nothing.
 
-        Every end of a request does so by itself.
+        Delete the artifact first: afterwards nobody knows which one it was. The key is gone with
+        every end of a request, so that what is left of it then cannot be read.
 
         Raises:
             NotFoundError: If there is no such request.
         """
         with self._database.writing() as connection:
-            _set(connection, known(connection, request_id), **_NO_SECRETS)
+            _set(connection, known(connection, request_id), sealed=None, **_NO_KEYS)
 
     def add_removal_event(
         self, request_id: str, kind: str, body: Mapping[str, JsonValue] = _NOTHING
@@ -298,8 +334,8 @@ def advance(
 ) -> RemovalRecord:
     """Changes where a request stands, as part of a transaction.
 
-    With its end the job's key and the place of the sealed records are forgotten; progress begins
-    again at 0 wherever the job does.
+    With its end the job's key is forgotten, and what was sealed to it can be read no more; delete
+    it then, and call `destroy_secrets`. Progress begins again at 0 wherever the job does.
 
     Args:
         connection: Of the transaction.
@@ -334,7 +370,7 @@ def advance(
     if state in (RemovalState.PLANNED, RemovalState.RUNNING):
         changes["progress"] = 0.0
     if state in ENDED:
-        changes |= _NO_SECRETS
+        changes |= _NO_KEYS
     return _set(connection, removal, **changes)
 
 
@@ -386,6 +422,13 @@ def _removal(row: Mapping[Any, Any]) -> RemovalRecord:
             "void_guarantee": bool(row["void_guarantee"]),
             "private_job": bool(row["private_job"]),
         }
+    )
+
+
+def _with_key(requested_by: str, idempotency_key: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        REMOVALS.c.requested_by == requested_by,
+        REMOVALS.c.idempotency_key == idempotency_key,
     )
 
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from fedpeft_server.state import (
 )
 from fedpeft_server.state.removals import ENDED, NEXT
 from tests.server.state.conftest import Execute
-from tests.server.state.samples import NOW, a_removal, digest
+from tests.server.state.samples import NOW, a_removal, an_adapter, digest
 
 NEVER_S = 300.0
 S = RemovalState
@@ -124,15 +125,18 @@ def test_a_step_is_taken_only_from_what_was_expected(state: State) -> None:
 
 
 @pytest.mark.parametrize("end", sorted(ENDED))
-def test_an_end_leaves_no_secrets(state: State, execute: Execute, end: RemovalState) -> None:
+def test_an_end_destroys_the_key(state: State, execute: Execute, end: RemovalState) -> None:
+    """What was sealed to it can be read no more; its place is kept until it was deleted."""
     removal = a_removal(job_public_key=b"\x01" * 32, job_private_key=b"\x02" * 32)
     state.add_removal(removal, "key")
     state.store_sealed(removal.request_id, digest("sealed"))
-    for now, following in itertools.pairwise((*WAY, end)):
+    for now, following in itertools.pairwise((*WAY[1:], end)):
         kept = state.removal(removal.request_id)
         assert (kept.job_private_key, kept.sealed) == (b"\x02" * 32, digest("sealed"))
         state.advance(removal.request_id, following, expected={now})
     columns = "job_public_key, job_private_key, sealed"
+    assert execute(f"SELECT {columns} FROM server_removals") == [(None, None, digest("sealed"))]
+    state.destroy_secrets(removal.request_id)
     assert execute(f"SELECT {columns} FROM server_removals") == [(None, None, None)]
     assert state.removal(removal.request_id).records_digest == removal.records_digest
 
@@ -150,20 +154,43 @@ def test_records_are_sent_once(state: State) -> None:
     removal = a_removal(job_public_key=b"\x01" * 32, job_private_key=b"\x02" * 32)
     state.add_removal(removal, "key")
     stored = state.store_sealed(removal.request_id, digest("sealed"))
-    assert (stored.sealed, stored.job_public_key) == (digest("sealed"), None)
+    assert (stored.state, stored.sealed) == (S.PLANNED, digest("sealed"))
+    assert stored.job_public_key is None
     assert stored.job_private_key == b"\x02" * 32
     assert state.store_sealed(removal.request_id, digest("sealed")) == stored
-    with pytest.raises(WrongStateError, match="takes no records"):
-        state.store_sealed(removal.request_id, digest("others"))
-    state.advance(removal.request_id, S.PLANNED, expected={S.RECEIVED})
     with pytest.raises(WrongStateError, match="is planned and takes no records"):
         state.store_sealed(removal.request_id, digest("others"))
 
 
 def test_records_come_only_while_they_are_waited_for(state: State) -> None:
-    removal = bring(state, a_removal(), S.PLANNED)
-    with pytest.raises(WrongStateError, match="is planned and takes no records"):
-        state.store_sealed(removal.request_id, digest("sealed"))
+    for number, keys in (("1", {}), ("2", {"job_public_key": b"\x01" * 32})):
+        removal = a_removal(number, records_digest=digest(number), **keys)
+        removal = bring(state, removal, S.PLANNED if keys else S.RECEIVED)
+        with pytest.raises(WrongStateError, match=f"is {removal.state} and takes no records"):
+            state.store_sealed(removal.request_id, digest("sealed"))
+
+
+def test_a_request_is_found_by_its_key(state: State) -> None:
+    removal = state.add_removal(a_removal(), "key")
+    assert state.removal_with_key("north", "key") == removal
+    assert state.removal_with_key("south", "key") is None
+    assert state.removal_with_key("north", "another") is None
+
+
+@pytest.mark.parametrize("now", S)
+def test_a_request_is_planned_again_before_its_job(state: State, now: RemovalState) -> None:
+    removal = bring(state, a_removal(), now)
+    named = an_adapter(3, "run-2")
+    again = partial(state.replan_removal, removal.request_id, named, {"claim": "exact"})
+    if now in (S.RECEIVED, S.PLANNED):
+        found = again()
+        assert (found.adapter, found.run_id, found.round) == (named.digest, "run-2", 3)
+        assert (found.plan, found.state) == ({"claim": "exact"}, now)
+        assert state.removal(removal.request_id) == found
+    else:
+        with pytest.raises(WrongStateError, match=f"is {now}; only one whose job"):
+            again()
+        assert state.removal(removal.request_id) == removal
 
 
 def test_the_earliest_deadline_comes_first(state: State) -> None:
@@ -277,6 +304,7 @@ def test_requests_that_are_not_there(state: State) -> None:
         lambda: state.store_sealed("9", digest("sealed")),
         lambda: state.store_result("9", digest("result"), {}),
         lambda: state.destroy_secrets("9"),
+        lambda: state.replan_removal("9", an_adapter(3), {}),
         lambda: state.add_removal_event("9", "note"),
         lambda: state.removal_events("9"),
         lambda: state.wait_removal_events("9", 0, NEVER_S),
