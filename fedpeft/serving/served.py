@@ -144,7 +144,7 @@ def _compare(
 ) -> None:
     """Two versions may differ by less than the tolerance: then the nearer one is the one it is."""
     apart = found.distance(expected)
-    if before is not None and found.distance(before) < apart:
+    if before is not None and found.agrees_with(before) and found.distance(before) < apart:
         raise VerificationError(
             f"the swap to version {version.digest[:12]} did nothing: what answers is the version "
             f"before (outputs {apart:.2g} nats from those that its files give, "

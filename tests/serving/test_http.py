@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedpeft.models.base_model import load_base_model, load_tokenizer
+from fedpeft.models.dataset import Dataset, collate
 from fedpeft.serving.app import AppConfig
 from fedpeft.unlearning.metrics.continuations import continuations
 from tests.serving.exports import minilm_config, stories_config, write_export
@@ -210,8 +211,6 @@ def test_a_classifier_gives_the_probabilities_of_the_exported_model(
         found = classifier.post("/v1/classify", model=f"minilm{seed}", input=texts).json()
         for text, entry in zip(texts, found["data"], strict=True):
             ids = load_tokenizer(minilm_config())(text)["input_ids"]
-            from fedpeft.models.dataset import Dataset, collate
-
             batch = collate(
                 Dataset(input_ids=[ids], targets=[0], pad_id=0), [0], torch.device("cpu")
             )
