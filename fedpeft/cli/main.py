@@ -18,6 +18,7 @@ from fedpeft.cli import (
     model,
     pki,
     report,
+    serve,
     server,
     simulate,
 )
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("audit")(audit.audit)
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(bench.app, name="bench")
 app.add_typer(budget.app, name="budget")

@@ -71,7 +71,8 @@ class Fingerprint:
 
     def to_json(self) -> str:
         """Returns what `from_json` reads."""
-        return json.dumps({"version": _VERSION, "values": self.values})
+        content = {"version": _VERSION, "values": self.values}
+        return json.dumps(content, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Fingerprint":

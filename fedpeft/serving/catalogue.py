@@ -22,12 +22,12 @@ class Version:
 
     Attributes:
         labels: Of a classifier.
-        max_length: Longer rows are cut, in tokens; None: no other bound than the model's.
+        max_length: Longer rows are cut, in tokens.
     """
 
     digest: str
     labels: tuple[str, ...]
-    max_length: int | None
+    max_length: int
 
     @classmethod
     def of(cls, files: AdapterFiles) -> "Version":

@@ -60,9 +60,9 @@ class Prompts:
             )
         return self._checked(self._beginning(f"Question: {messages[0].content}\nAnswer:"))
 
-    def of_text(self, text: str, max_length: int | None) -> list[int]:
+    def of_text(self, text: str, max_length: int) -> list[int]:
         """Returns what a classifier gets: cut where its rows were cut in training."""
-        most = min(self._longest, max_length or self._longest)
+        most = min(self._longest, max_length)
         ids: list[int] = self._tokenizer(text, truncation=True, max_length=most)["input_ids"]
         return ids or [self._tokenizer.pad_token_id or 0]
 

@@ -88,7 +88,8 @@ class Served:
         with self.catalogue.staging(version):
             self.thread.call(lambda: self.model.bank.add(files)).result()
             expected = self.thread.call(lambda: self._by_files(files)).result()
-            _compare(version, self.fingerprint(version.digest), expected, before)
+            loaded = self.thread.call(lambda: self._by_bank(version.digest)).result()
+            _compare(version, loaded, expected, before)
             self.catalogue.point(name, version)
         found = self.fingerprint(name)
         try:

@@ -1,14 +1,11 @@
 """Exports that may be served: signed, unaltered, and made for the base model that is loaded."""
 
-import tempfile
 from pathlib import Path
 
 from fedpeft.errors import AdapterError, VerificationError
-from fedpeft.registry.manifest import FILE_NAME, KIND, Manifest
+from fedpeft.registry.folder import verified_folder
 from fedpeft.registry.trust import RegistryTrust
 from fedpeft.serving.adapter_files import AdapterFiles, read_adapter_files
-
-_LARGEST_FILE = 2**32
 
 
 def read_trusted(
@@ -26,15 +23,7 @@ def read_trusted(
         AdapterError: If it is no export, or is for another base model.
         VerificationError: If it is not signed, or is not what was signed.
     """
-    contents = _contents(folder)
-    document = contents.pop(FILE_NAME, None)
-    if document is None:
-        raise VerificationError(
-            f"{folder} has no {FILE_NAME}: the version is not signed and is not served; export it "
-            "with `fedpeft adapter export`"
-        )
-    manifest = Manifest.from_body(trust.verify(KIND, document.decode("utf-8", "replace")))
-    manifest.check_files(contents)
+    manifest, contents = verified_folder(folder, trust)
     if digest is not None and manifest.digest != digest:
         raise VerificationError(
             f"expected version {digest}, got a manifest of version {manifest.digest}"
@@ -45,26 +34,10 @@ def read_trusted(
             f"digest {manifest.base_digest}, the one loaded here has {base_digest}; serve it with "
             "--model for its own base model"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        # Read again from a copy: the folder may change between the check and the reading.
-        for name, content in contents.items():
-            Path(scratch, name).write_bytes(content)
-        files = read_adapter_files(Path(scratch))
+    files = read_adapter_files(contents)
     if files.digest != manifest.digest:
         raise VerificationError(
             f"the tensors in {folder} have digest {files.digest}, the manifest says "
             f"{manifest.digest}; export the version again"
         )
     return files
-
-
-def _contents(folder: Path) -> dict[str, bytes]:
-    try:
-        found = {}
-        for path in sorted(folder.iterdir()):
-            if path.is_symlink() or not path.is_file() or path.stat().st_size > _LARGEST_FILE:
-                raise AdapterError(f"{path} is no file of an export; take it out of the folder")
-            found[path.name] = path.read_bytes()
-    except OSError as error:
-        raise AdapterError(f"{folder} cannot be read ({error.strerror})") from error
-    return found

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from fedpeft.models.model_config import ModelConfig
-from fedpeft.serving.adapter_files import AdapterFiles, read_adapter_files
+from fedpeft.serving.adapter_files import AdapterFiles, read_export_folder
 from fedpeft.serving.app import AppConfig, ServingApp
 from fedpeft.serving.http_server import HttpServer
 from fedpeft.serving.served import Served
@@ -63,7 +63,7 @@ def running(
 
 
 def read(folder: Path) -> AdapterFiles:
-    return read_adapter_files(folder)
+    return read_export_folder(folder)
 
 
 class Gate:

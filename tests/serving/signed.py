@@ -13,7 +13,7 @@ from fedpeft.registry.fingerprint import Fingerprint
 from fedpeft.registry.manifest import FILE_NAME, KIND, Manifest, ManifestFile
 from fedpeft.registry.signing import RegistrySigner
 from fedpeft.registry.trust import RegistryTrust
-from fedpeft.serving.adapter_files import read_adapter_files
+from fedpeft.serving.adapter_files import read_export_folder
 from tests.server.holders import Holders
 
 
@@ -47,7 +47,7 @@ class SignedRegistry:
             if path.name != FILE_NAME
         }
         manifest = Manifest(
-            digest=read_adapter_files(export).digest,
+            digest=read_export_folder(export).digest,
             artifact="0" * 64,
             base_model="somewhere/else",
             base_digest=self.base_digest,

@@ -11,7 +11,7 @@ from fedpeft.errors import AdapterError
 from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.models.dataset import Dataset, collate
 from fedpeft.models.model_config import ModelConfig
-from fedpeft.serving.adapter_files import AdapterFiles, read_adapter_files
+from fedpeft.serving.adapter_files import AdapterFiles, read_export_folder
 from fedpeft.serving.served_model import ServedModel
 from fedpeft.types import tensor_digest
 from tests.serving.exports import minilm_config, stories_config, write_export
@@ -50,7 +50,7 @@ class Case:
                     else (),
                 )
             )
-            self.files.append(read_adapter_files(folder / str(n)))
+            self.files.append(read_export_folder(folder / str(n)))
         self.served = ServedModel(config.name, config.task, device="cpu")
         for files in self.files:
             self.served.bank.add(files)

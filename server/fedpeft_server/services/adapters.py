@@ -17,7 +17,7 @@ from fedpeft_server.state import NotFoundError, State, StateError, WrongStateErr
 _CHUNK_BYTES = 2**20
 _DIGEST = re.compile(r"([0-9a-f]{64})?")
 _REPLICA = re.compile(r"[0-9a-f]{16,64}")
-_LONGEST_FINGERPRINT = 2**14
+_LONGEST_FINGERPRINT = 2**16
 
 
 class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
