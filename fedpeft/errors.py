@@ -11,6 +11,7 @@
     │   │   └── ReplacedError a key that another process uses now
     │   ├── LedgerError       a budget ledger's file, database or entries
     │   ├── PolicyError       what a client's own policy does not allow
+    │   ├── RowsRemovedError  an update with rows that are to be forgotten
     │   ├── ProtocolError     a message that another machine should not have sent
     │   └── PrivacyError      a guarantee that cannot be given
     │       └── BudgetError   a privacy budget that would be exceeded
@@ -72,6 +73,10 @@ class LedgerError(InputError):
 
 class PolicyError(InputError):
     """A client's own policy does not allow what was asked of it."""
+
+
+class RowsRemovedError(InputError):
+    """An update was made of rows that are to be forgotten since; it is not sent."""
 
 
 class ProtocolError(InputError):

@@ -30,6 +30,7 @@ def main() -> None:
     setup = ClientSetup(
         client_id=credentials.name,
         folder=folder / "updates",
+        tombstones=folder / "tombstones",
         ledger=str(folder / "ledger.db"),
         data=str(folder / "rows.jsonl"),
         budget=(1000.0, about["delta"]),

@@ -17,6 +17,7 @@ from fedpeft.federated.client_store import ClientStore
 from fedpeft.federated.messages import OfferAnswer, RoundPlan, RoundReply
 from fedpeft.federated.refusals import refusal_of
 from fedpeft.federated.terms import RunTerms
+from fedpeft.federated.tombstones import Tombstones
 from fedpeft.ledger import Ledger
 from fedpeft.models.sources import read_table
 from fedpeft.models.table import Table
@@ -136,13 +137,16 @@ class _Client:
         names = setup.columns or tuple(table.columns)
         known_by = Table(table.location, {name: table.column(name) for name in names})
         with Ledger.open(setup.ledger) as ledger:
-            return ClientRows(table=table, dataset=ledger.register(known_by.records()))
+            return ClientRows(
+                table=table, dataset=ledger.register(known_by.records()), columns=names
+            )
 
     @cached_property
     def workplace(self) -> ClientWorkplace:
         return ClientWorkplace(
             self.rows,
             self.models,
+            tombstones=Tombstones(self.setup.tombstones),
             max_tokens=self.setup.policy.max_tokens_per_batch,
             note=self.note,
         )

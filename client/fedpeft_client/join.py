@@ -91,6 +91,7 @@ class Joining:
         setup = ClientSetup(
             client_id=credentials.name,
             folder=folder.updates,
+            tombstones=folder.tombstones,
             ledger=folder.ledger_of(request.ledger),
             data=request.data,
             rows=request.rows,

@@ -6,6 +6,7 @@ membership.json   which federation it joined, with which rows and which ledger
 enrolment.json    what the server said when it was enrolled
 node.key.pem      key of its connection, made here
 updates/          what it released; see `federated.client_store`
+tombstones/       rows that are to be forgotten; see `federated.tombstones`
 status.json       what it does, for `fedpeft client status`
 running.lock      held while it runs
 
@@ -135,6 +136,7 @@ class StateFolder:
         policy: The owner's policy.
         ledger: Where the ledger is, unless it was put somewhere else.
         updates: What was released.
+        tombstones: Which rows are to be forgotten.
     """
 
     def __init__(self, path: Path) -> None:
@@ -152,6 +154,7 @@ class StateFolder:
         self.policy = path / "policy.toml"
         self.ledger = path / "ledger.db"
         self.updates = path / "updates"
+        self.tombstones = path / "tombstones"
 
     @classmethod
     def create(cls, path: Path, policy: str) -> Self:

@@ -28,6 +28,7 @@ class ClientSetup:
     Attributes:
         client_id: Its name in the federation.
         folder: Where it keeps what it released.
+        tombstones: Where it keeps which rows are to be forgotten.
         ledger: File or URL of its ledger.
         data: Where its rows are.
         rows: Which of them are its own, counted from 0; None: all.
@@ -38,6 +39,7 @@ class ClientSetup:
 
     client_id: str
     folder: Path
+    tombstones: Path
     ledger: str
     data: str
     rows: tuple[int, ...] | None = None

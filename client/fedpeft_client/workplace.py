@@ -13,6 +13,7 @@ from fedpeft.federated.aggregators import AGGREGATORS
 from fedpeft.federated.assembly import adapted_model
 from fedpeft.federated.client_rows import ClientRows, check_fits
 from fedpeft.federated.terms import RunTerms
+from fedpeft.federated.tombstones import Tombstones
 from fedpeft.models.base_model import load_base_model, load_tokenizer
 from fedpeft.models.dataset import Dataset
 from fedpeft.types import tensor_digest
@@ -86,12 +87,22 @@ class ClientWorkplace:
         rows: ClientRows,
         models: Models,
         *,
+        tombstones: Tombstones,
         max_tokens: int,
         note: Callable[[str], None],
     ) -> None:
-        """Takes one client's rows; `note` is told how many of them a run cannot use."""
+        """Takes one client's rows.
+
+        Args:
+            rows: All of them.
+            models: Shared with other clients of the process.
+            tombstones: Of those that are to be forgotten.
+            max_tokens: Bound on the padded tokens of one physical batch.
+            note: Is told how many rows a run cannot use.
+        """
         self._rows = rows
         self._models = models
+        self._tombstones = tombstones
         self.max_tokens = max_tokens
         self._note = note
         self._encoded: _Latest[Dataset] = _Latest()
@@ -106,17 +117,25 @@ class ClientWorkplace:
         """Fingerprint of the rows in the client's ledger."""
         return self._rows.dataset
 
+    @property
+    def removed(self) -> str:
+        """Which of the rows are to be forgotten."""
+        return self._tombstones.version
+
     def prepared(self, terms: RunTerms) -> tuple[AdaptedModel, Dataset]:
         """See `federated.client_round.Workplace.prepared`."""
         model, tokenizer = self._models.for_run(terms)
-        return model, self._encoded.get(terms.digest, lambda: self._encode(terms, tokenizer))
+        key = terms.digest + self.removed
+        return model, self._encoded.get(key, lambda: self._encode(terms, tokenizer))
 
     def _encode(self, terms: RunTerms, tokenizer: "PreTrainedTokenizerBase") -> Dataset:
-        dataset, num_unusable = self._rows.encoded(terms, tokenizer)
-        if num_unusable:
+        removed = self._tombstones.held(self._rows.known_by())
+        dataset, num_unused = self._rows.encoded(terms, tokenizer, removed)
+        if num_unused:
             self._note(
-                f"run {terms.run_id}: {num_unusable} of {self.num_examples} rows have no value in "
-                "its columns or a label that it does not know; they count, and teach nothing"
+                f"run {terms.run_id}: {num_unused} of {self.num_examples} rows count and teach "
+                f"nothing: {len(removed)} are to be forgotten, others have no value in its columns "
+                "or a label that it does not know"
             )
         return dataset
 

@@ -26,6 +26,11 @@ pays for one update. Why:
    plans and adapters) does not depend on what is in the rows; see `client_rows`. The number of rows
    is taken as public, as in `dp.mechanism`.
 
+8. Rows that their owner wants forgotten are in no gradient from then on; they count like rows that
+   the terms cannot use, so that the sampling, its amplification and the number of rows stay what
+   they were. An update that was trained before is not sent from then on: not for the first time,
+   and, where it is still asked for, not again. Whether there are such rows shows in that refusal.
+
 What is not covered: how long training took, and that a process died of it. Both depend on the
 sampled rows and can be seen from outside; the size of a physical batch is bounded, so that memory
 does not. A copy of the client's folder and ledger from an earlier time (a restored backup, a cloned
@@ -48,6 +53,7 @@ from fedpeft.errors import (
     LedgerError,
     PrivacyError,
     ProtocolError,
+    RowsRemovedError,
 )
 from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.federated.assembly import cross_talk
@@ -98,6 +104,13 @@ class Workplace(Protocol):
     @property
     def dataset(self) -> str:
         """Their fingerprint in its ledger."""
+
+    @property
+    def removed(self) -> str:
+        """Which of them are to be forgotten; see `tombstones.Tombstones.version`.
+
+        Raises LedgerError if that is not known.
+        """
 
     @property
     def max_tokens(self) -> int:
@@ -220,6 +233,9 @@ class ClientRound:
         self._policy.check_plan(plan)
         self._store.agree(terms.run_id, terms.digest)
         stored = self._store.load(terms.run_id, plan.round)
+        removed = self._workplace.removed
+        if stored is not None and stored.removed != removed and not self._may_be_out(stored):
+            stored = None  # nobody has it: the round is trained again, without those rows
         if stored is None:
             check_num_examples(plan, self._workplace.num_examples)
             model, dataset = self._workplace.prepared(terms)
@@ -236,13 +252,16 @@ class ClientRound:
                 dataset=self._workplace.dataset,
                 train_seconds=seconds,
                 tensors=update,
+                removed=removed,
             )
+            self._check_removed(stored)
             self._store.save(terms.run_id, plan.round, stored)
         elif stored.content != content:
             raise ProtocolError(
                 f"round {plan.round} was trained for another plan ({stored.content[:12]}… and not "
                 f"{content[:12]}…); a round is released once, the operator submits a new run"
             )
+        self._check_removed(stored)
         digest = tensor_digest(stored.tensors)
         if stored.reservation is not None:
             self._ledger.commit(stored.reservation, digest)
@@ -259,6 +278,22 @@ class ClientRound:
         return header, stored.tensors
 
     # --- the steps
+
+    def _may_be_out(self, stored: StoredUpdate) -> bool:
+        """Whether an update may have been sent."""
+        if stored.reservation is None:
+            return True
+        reservations = self._ledger.reservations(stored.dataset)
+        paid = [r for r in reservations if r.id == stored.reservation]
+        return not paid or self._ledger.release_of(paid[0]) is not None
+
+    def _check_removed(self, stored: StoredUpdate) -> None:
+        """Keeps back an update that rows went into which are to be forgotten since."""
+        if stored.removed != self._workplace.removed:
+            raise RowsRemovedError(
+                "rows that are to be forgotten went into the update; it is not sent, and its "
+                "charge stays"
+            )
 
     def _client_plan(self, plan: RoundPlan) -> ClientPlan:
         """Puts the parameters together from the terms and the client's own numbers."""

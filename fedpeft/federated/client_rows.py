@@ -4,10 +4,11 @@ A coordinator may offer any terms, and an answer that depended on the rows would
 offer the labels "flu" and "cold", and a client that refuses has somebody with something else. So
 whether rows can be read depends on their columns alone. A row that the terms cannot use (no value
 in a column, a label that the run does not know) stays in the data set and its gradient is zero: it
-counts, it can be drawn, it moves nothing. Its owner is told; nobody else is.
+counts, it can be drawn, it moves nothing. Its owner is told; nobody else is. The same becomes of a
+row that its owner wants forgotten: the number of rows, which is public, says nothing of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,18 +34,35 @@ class ClientRows:
         dataset: Their fingerprint in the owner's ledger. Which columns a row is known by is its
             owner's choice and never the coordinator's: else each choice of columns would be another
             data set, with nothing spent on it.
+        columns: Those columns.
     """
 
     table: Table
     dataset: str
+    columns: Sequence[str]
+
+    def known_by(self) -> Iterator[dict[str, object]]:
+        """Yields what each row is known by."""
+        names = {name: self.table.column(name) for name in self.columns}
+        return Table(self.table.location, names).records()
 
     @property
     def num_examples(self) -> int:
         """Number of rows, usable or not; taken as public."""
         return self.table.num_rows
 
-    def encoded(self, terms: RunTerms, tokenizer: "PreTrainedTokenizerBase") -> tuple[Dataset, int]:
-        """Returns all rows tokenized, and the number of those that the terms cannot use.
+    def encoded(
+        self,
+        terms: RunTerms,
+        tokenizer: "PreTrainedTokenizerBase",
+        removed: Collection[int] = (),
+    ) -> tuple[Dataset, int]:
+        """Returns all rows tokenized, and the number of those that are not used.
+
+        Args:
+            terms: Of the run.
+            tokenizer: Of its base model.
+            removed: Rows that are to be forgotten; see `tombstones`.
 
         Raises:
             DataError: If a column is missing.
@@ -54,8 +72,11 @@ class ClientRows:
         values = [self.table.column(name) for name in columns]
         labels = LabelSpace(terms.labels) if terms.model.task == "classification" else None
         known = set(terms.labels) if labels else None
+        gone = frozenset(removed)
         usable = [
-            row for row, cells in enumerate(zip(*values, strict=True)) if _is_usable(cells, known)
+            row
+            for row, cells in enumerate(zip(*values, strict=True))
+            if row not in gone and _is_usable(cells, known)
         ]
         read = Table(self.table.location, dict(zip(columns, values, strict=True))).take(usable)
         tokens: Sequence[Sequence[int]] = []

@@ -35,6 +35,7 @@ class StoredUpdate:
         dataset: Fingerprint of the rows that it was trained on.
         train_seconds: Of the local steps.
         tensors: The update itself; it may hold NaN.
+        removed: Which rows were tombstoned when it was trained; see `tombstones.version`.
     """
 
     content: str
@@ -42,6 +43,7 @@ class StoredUpdate:
     dataset: str
     train_seconds: float
     tensors: Mapping[str, Tensor]
+    removed: str = ""
 
 
 class ClientStore:
@@ -101,6 +103,7 @@ class ClientStore:
             "dataset": update.dataset,
             "train_seconds": update.train_seconds,
             "digest": tensor_digest(update.tensors),
+            "removed": update.removed,
         }
 
         def write(partial: Path) -> None:

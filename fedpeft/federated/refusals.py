@@ -13,6 +13,7 @@ from fedpeft.errors import (
     PolicyError,
     PrivacyError,
     ProtocolError,
+    RowsRemovedError,
     UnavailableError,
     VerificationError,
     WorkerLostError,
@@ -26,16 +27,18 @@ MODEL: Final = "base-model"
 LEDGER: Final = "ledger"
 PRIVACY: Final = "privacy"
 PROTOCOL: Final = "protocol"
+REMOVED: Final = "rows-removed"
 LOST: Final = "worker-lost"
 DIVERGED: Final = "diverged"
 INTERNAL: Final = "internal"
 
-CODES = (BUDGET, POLICY, DATA, MODEL, LEDGER, PRIVACY, PROTOCOL, LOST, DIVERGED, INTERNAL)
+CODES = (BUDGET, POLICY, DATA, MODEL, LEDGER, PRIVACY, PROTOCOL, REMOVED, LOST, DIVERGED, INTERNAL)
 """Every code, for those who must know them all."""
 
 _BY_ERROR: tuple[tuple[type[FedpeftError], str], ...] = (
     (BudgetError, BUDGET),
     (PolicyError, POLICY),
+    (RowsRemovedError, REMOVED),
     (DataError, DATA),
     (ModelError, MODEL),
     (LedgerError, LEDGER),
@@ -69,6 +72,7 @@ _PUBLIC = {
     LEDGER: "the client's ledger cannot be used",
     PRIVACY: "the guarantee that was asked for cannot be given",
     PROTOCOL: "the message is not one that the client understands",
+    REMOVED: "rows of the update are to be forgotten; the client may be asked again",
     LOST: "the client's worker was lost; it may be asked again",
     DIVERGED: "the update holds NaN or infinite values",
     INTERNAL: "the client failed; its own log says why",

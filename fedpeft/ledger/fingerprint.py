@@ -53,14 +53,29 @@ def pack_rows(rows: Iterable[Mapping[str, object]], *, owner: str, salt: bytes) 
     """
     digests = set()
     for number, row in enumerate(rows, start=1):
-        values = sorted(filter(None, (_normal(value) for value in row.values())))
-        if not values:
-            raise DataError(f"row {number} of the data set has no value in it; remove it")
+        try:
+            values = row_values(row)
+        except DataError as error:
+            raise DataError(
+                f"row {number} of the data set has no value in it; remove it"
+            ) from error
         text = json.dumps([owner, *values])
         digests.add(hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=salt).digest())
     if not digests:
         raise DataError("a data set without rows cannot be registered")
     return b"".join(sorted(digests))
+
+
+def row_values(row: Mapping[str, object]) -> list[str]:
+    """Returns what a row is known by: its values, spelled in one way, sorted.
+
+    Raises:
+        DataError: If it has none.
+    """
+    values = sorted(filter(None, (_normal(value) for value in row.values())))
+    if not values:
+        raise DataError("the row has no value in it")
+    return values
 
 
 def fingerprint_of(packed: bytes) -> str:

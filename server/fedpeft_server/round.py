@@ -34,7 +34,7 @@ REJECTED: Final = "rejected"
 REVOKED: Final = "revoked"
 
 # Asked again at the next attempt: what it failed at may have passed.
-_PASSING = frozenset({LATE, REJECTED, refusals.LOST, refusals.INTERNAL})
+_PASSING = frozenset({LATE, REJECTED, refusals.REMOVED, refusals.LOST, refusals.INTERNAL})
 # Codes of clients that may have released something, whatever they say; also who was revoked may
 # have been asked before, by this process or the last one.
 _MAY_HAVE_RELEASED = frozenset({LATE, SURPLUS, REJECTED, REVOKED, refusals.LOST, refusals.INTERNAL})

@@ -33,6 +33,7 @@ def setup_of(client: Client, **fields: Any) -> ClientSetup:
         **{
             "client_id": CLIENT,
             "folder": client.folder / "updates",
+            "tombstones": client.folder / "tombstones",
             "ledger": str(client.folder / "ledger.db"),
             "data": str(client.folder / "rows.jsonl"),
             "policy": client.policy,

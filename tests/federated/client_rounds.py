@@ -14,6 +14,7 @@ from fedpeft.federated.client_rows import ClientRows
 from fedpeft.federated.client_store import ClientStore
 from fedpeft.federated.messages import RoundPlan
 from fedpeft.federated.terms import RunTerms
+from fedpeft.federated.tombstones import Tombstones
 from fedpeft.ledger import Ledger
 from fedpeft.models.base_model import load_base_model
 from fedpeft.models.model_config import ModelConfig
@@ -132,12 +133,20 @@ class Client:
     def store(self) -> ClientStore:
         return ClientStore(self.folder / "updates", patience_s=0.2)
 
+    @property
+    def tombstones(self) -> Tombstones:
+        return Tombstones(self.folder / "tombstones")
+
     def round(self, **changed: Any) -> ClientRound:
         parts: dict[str, Any] = {
             "client_id": CLIENT,
             "policy": self.policy,
             "workplace": ClientWorkplace(
-                self.rows, self.models, max_tokens=64, note=self.notes.note
+                self.rows,
+                self.models,
+                tombstones=self.tombstones,
+                max_tokens=64,
+                note=self.notes.note,
             ),
             "ledger": self.ledger,
             "store": self.store,
@@ -178,6 +187,6 @@ def make_client(
         folder=folder,
         policy=allowed,
         ledger=ledger,
-        rows=ClientRows(table=table, dataset=dataset),
+        rows=ClientRows(table=table, dataset=dataset, columns=tuple(table.columns)),
         models=Models(allowed),
     )

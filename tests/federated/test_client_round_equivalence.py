@@ -79,7 +79,7 @@ def test_a_client_alone_trains_as_in_a_simulation(
             folder=tmp_path,
             policy=policy,
             ledger=ledger,
-            rows=ClientRows(table=table, dataset=dataset),
+            rows=ClientRows(table=table, dataset=dataset, columns=tuple(table.columns)),
             models=Models(policy),
             coins=lambda: Keystream.insecure_from_seed(7),
         )

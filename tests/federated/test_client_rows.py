@@ -37,7 +37,7 @@ def table(rows: Sequence[tuple[Any, Any]]) -> Table:
 
 
 def encoded(rows: Sequence[tuple[Any, Any]], bert: Path, **sections: Any) -> tuple[Dataset, int]:
-    client = ClientRows(table=table(rows), dataset="ab" * 32)
+    client = ClientRows(table=table(rows), dataset="ab" * 32, columns=("text",))
     return client.encoded(terms_for(bert, **sections), tokenizer(classifier=True))
 
 
@@ -63,7 +63,7 @@ def test_causal_rows_without_a_value_teach_nothing(tiny_llama: Path) -> None:
         {"question": ["which is it ?", None, "which ?"], "answer": ["the sea", "ice", None]},
     )
     terms = terms_for(tiny_llama, task="causal-lm")
-    client = ClientRows(table=rows, dataset="ab" * 32)
+    client = ClientRows(table=rows, dataset="ab" * 32, columns=("text",))
     dataset, num_unusable = client.encoded(terms, tokenizer(classifier=False))
     assert num_unusable == 2
     model, _ = Models(policy_for(tiny_llama, task="causal-lm")).for_run(terms)
