@@ -2,7 +2,7 @@
 
 import typer
 
-from fedpeft.cli import adapter_files, adapter_lineage, adapter_versions
+from fedpeft.cli import adapter_files, adapter_lineage, adapter_versions, adapter_vllm
 
 app = typer.Typer(no_args_is_help=True, help="See, deploy, export and check adapter versions.")
 app.command("list")(adapter_versions.list_)
@@ -16,3 +16,4 @@ app.command("export")(adapter_files.export)
 app.command("import")(adapter_files.import_)
 app.command("verify")(adapter_files.verify)
 app.command("diff")(adapter_files.diff)
+app.command("push-vllm")(adapter_vllm.push_vllm)

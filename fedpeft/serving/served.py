@@ -87,7 +87,7 @@ class Served:
         before = self.catalogue.state(name).fingerprint
         with self.catalogue.staging(version):
             self.thread.call(lambda: self.model.bank.add(files)).result()
-            expected = self.thread.call(lambda: self._by_files(files)).result()
+            expected = self.thread.call(lambda: fingerprint_of_files(self.model, files)).result()
             loaded = self.thread.call(lambda: self._by_bank(version.digest)).result()
             _compare(version, loaded, expected, before)
             self.catalogue.point(name, version)
@@ -118,18 +118,7 @@ class Served:
             with self.model.bank.rows([digest] * len(rows)):
                 return self.model.logits(rows)
 
-        return self._fingerprint(logits_of)
-
-    def _by_files(self, files: AdapterFiles) -> Fingerprint:
-        def logits_of(rows: list[list[int]]) -> Sequence[Tensor]:
-            with self.model.bank.alone(files):
-                return self.model.logits(rows)
-
-        return self._fingerprint(logits_of)
-
-    def _fingerprint(self, logits_of: _LogitsOf) -> Fingerprint:
-        causal = self.model.task == "causal-lm"
-        return fingerprint(logits_of, self.model.tokenizer, causal=causal)
+        return _fingerprint(self.model, logits_of)
 
     def _unload(self, digest: str) -> None:
         def unload() -> None:
@@ -138,6 +127,24 @@ class Served:
 
         with suppress(UnavailableError):  # all of it goes with this process
             self.thread.call(unload)
+
+
+def fingerprint_of_files(model: ServedModel, files: AdapterFiles) -> Fingerprint:
+    """Returns what an adapter says as its files have it, past all that is kept of adapters.
+
+    Raises:
+        AdapterError: If it does not fit the base model, or says nothing finite.
+    """
+
+    def logits_of(rows: list[list[int]]) -> Sequence[Tensor]:
+        with model.bank.alone(files):
+            return model.logits(rows)
+
+    return _fingerprint(model, logits_of)
+
+
+def _fingerprint(model: ServedModel, logits_of: _LogitsOf) -> Fingerprint:
+    return fingerprint(logits_of, model.tokenizer, causal=model.task == "causal-lm")
 
 
 def _compare(
