@@ -1,14 +1,11 @@
 """audit.json and audit.html: what an audit found, for programs and for people."""
 
-import importlib.resources
 import json
 import math
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +16,7 @@ from fedpeft.federated.audit_run import RunAudit
 from fedpeft.files import write_text
 from fedpeft.report import audit_plots, text
 from fedpeft.report.html import Table, Tile, toml_like
+from fedpeft.report.page import house_style_sheet, template
 
 JSON_NAME = "audit.json"
 HTML_NAME = "audit.html"
@@ -89,8 +87,8 @@ def audit_json(report: AuditReport) -> str:
 
 def audit_html(report: AuditReport) -> str:
     """The report as one self-contained page, in the style of the run's own report."""
-    return _template().render(
-        style=_house_style_sheet(),
+    return template("audit.html.j2").render(
+        style=house_style_sheet(),
         report=report,
         created_at=report.created_at.replace("T", " ").removesuffix("+00:00"),
         tiles=_tiles(report),
@@ -161,33 +159,6 @@ def membership_line(found: MembershipReport) -> str:
                 f"[{text.percent(tpr.low)}, {text.percent(tpr.high)}]"
             )
     return line
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        count=text.count, delta=text.delta, duration=text.duration, printable=text.printable
-    )
-    return environment.from_string(_resource("audit.html.j2"))
-
-
-@cache
-def _house_style_sheet() -> Markup:
-    """The style sheet of report.html, which is the only place where it is written."""
-    _, start, rest = _resource("report.html.j2").partition("<style>")
-    sheet, end, _ = rest.partition("</style>")
-    assert start, "report.html.j2 has no style sheet"
-    assert end
-    assert "{{" not in sheet
-    assert "{%" not in sheet
-    return Markup(sheet)  # noqa: S704
-
-
-def _resource(name: str) -> str:
-    return importlib.resources.files("fedpeft.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _markup(svg: str | None) -> Markup | None:

@@ -8,7 +8,7 @@ certificate.
 import hashlib
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -65,7 +65,7 @@ class Receipt(_Part):
     version: Literal[1] = 1
     request: Request
     adapter: str = Field(pattern=_DIGEST, description="The version that the request named.")
-    affected: tuple[str, ...] = Field(
+    affected: tuple[Annotated[str, Field(pattern=_DIGEST)], ...] = Field(
         min_length=1, description="Versions that the rows were in, all withdrawn."
     )
     successor: str = Field(pattern=_DIGEST, description="The version that took their place.")
@@ -82,7 +82,7 @@ class Receipt(_Part):
     )
     epsilon: dict[str, Epsilon] = Field(description="By client, where a guarantee holds.")
     privacy: dict[str, JsonValue] | None = Field(
-        description="What a private job states of its guarantee."
+        description="What a private job states of its guarantee, floats as text."
     )
     gate: GateReport | None = Field(description="Null: nobody measured.")
     measured_by: Literal["server", "client", "nobody"]
@@ -197,7 +197,7 @@ def make_receipt(
                 name: Epsilon(epsilon=value, delta=delta)
                 for name, (value, delta) in epsilon.items()
             },
-            privacy=None if result is None else result.privacy,
+            privacy=None if result is None else _plain(result.privacy),
             gate=gate,
             measured_by=measured_by,
             audit_head=audit_head,
