@@ -105,7 +105,7 @@ class RemovalJob:
     """What is needed to run a request's job, beside the rows.
 
     Attributes:
-        order_json: `fedpeft.unlearning.job.JobOrder` as JSON.
+        order_json: `fedpeft.unlearning.order.JobOrder` as JSON.
         adapter: Tensors of the version that it starts from, as safetensors.
     """
 

@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from fedpeft.errors import ProtocolError
 from fedpeft.unlearning.gate.config import PRECISIONS, ServedPrecision
 from fedpeft.unlearning.gate.report import GateReport
-from fedpeft.unlearning.methods.contract import Claim
+from fedpeft.unlearning.plan import Claim, Guarantee
 
-Guarantee = Literal["none", "charged", "void"]
 _HEX_DIGEST = r"^[0-9a-f]{64}$"
 
 

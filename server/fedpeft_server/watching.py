@@ -5,11 +5,18 @@ many do, and the server has more threads than that, so that watchers never keep 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol, TypeVar
 
 from fedpeft_server import events
 from fedpeft_server.access.call import Call
-from fedpeft_server.records import EventRecord, JsonValue, RemovalEventRecord
+from fedpeft_server.records import (
+    EventRecord,
+    JsonValue,
+    RemovalEventRecord,
+    RemovalRecord,
+    RemovalState,
+)
 from fedpeft_server.removals import events as removal_events
 from fedpeft_server.run_context import UNDER_WAY
 from fedpeft_server.state import State
@@ -27,6 +34,9 @@ class _Event(Protocol):
     @property
     def body(self) -> Mapping[str, JsonValue]: ...
 
+
+CONFIRMED_WITHIN: Final = timedelta(minutes=2)
+"""After a publication; by then it is told whether the replicas follow, or nobody will tell."""
 
 E = TypeVar("E", bound=_Event)
 
@@ -54,16 +64,29 @@ def watch(state: State, run_id: str, after: int, call: Call) -> Iterator[EventRe
 def watch_removal(
     state: State, request_id: str, after: int, call: Call
 ) -> Iterator[RemovalEventRecord]:
-    """Yields the events of a removal request, as `watch` does those of a run."""
+    """Yields the events of a removal request, as `watch` does those of a run.
+
+    One that was published has ended when it is told whether the replicas follow; where a
+    coordinator was killed before it was, nobody is told any more.
+    """
     return _follow(
         lambda position, wait_s: state.wait_removal_events(request_id, position, wait_s),
         after,
         call,
-        has_ended=lambda: state.removal(request_id).state not in OPEN,
+        has_ended=lambda: _nothing_comes(state, state.removal(request_id)),
         tells_end=lambda event: (
             None if event.kind != removal_events.STATE else event.body.get("state") not in OPEN
         ),
     )
+
+
+def _nothing_comes(state: State, removal: RemovalRecord) -> bool:
+    if removal.state is not RemovalState.PUBLISHED or not removal.plan.get("aliases"):
+        return removal.state not in OPEN
+    if datetime.now(UTC) - removal.updated_at > CONFIRMED_WITHIN:
+        return True
+    told = {event.kind for event in state.removal_events(removal.request_id, limit=10**6)}
+    return bool(told & {removal_events.CONFIRMED, removal_events.UNCONFIRMED})
 
 
 def _follow(

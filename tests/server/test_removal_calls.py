@@ -12,10 +12,11 @@ import pytest
 
 from fedpeft.errors import InputError, RemoteError
 from fedpeft.remote.removal_records import RemovalEvent, RemovalOrder, RemovalState
-from fedpeft.unlearning.job import JobOrder
+from fedpeft.unlearning.order import JobOrder
 from fedpeft.unlearning.records import JobRows
 from fedpeft.unlearning.sealing import JobKey, open_sealed, seal
 from fedpeft.wire.v1 import removals_pb2
+from fedpeft_server import watching
 from fedpeft_server.records import RemovalState as Kept
 from fedpeft_server.records import RunStatus
 from fedpeft_server.removals import events
@@ -487,6 +488,24 @@ def test_watching_tells_the_past_then_the_present_then_ends(rig: Rig, plain: str
     assert seen[2].body == {"state": "failed", "reason": "the gate"}
     again = rig.connect("clinic").watch_removal(removal.request_id, after=2)
     assert [event.position for event in again] == [3]
+
+
+def test_watching_lasts_until_the_replicas_follow(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = trained(rig)
+    rig.connect("operator").deploy_adapter(adapter, "watched")
+    removal = asked(rig, adapter, **HERE)
+    rig.removals.publish(removal.request_id)
+    events_ = rig.connect("clinic").watch_removal(removal.request_id)
+    assert [next(events_).body["state"] for _ in range(4)][-1] == "published"
+    rig.state.add_removal_event(removal.request_id, events.CONFIRMED, {"replicas": []})
+    assert [event.kind for event in events_] == ["confirmed"]
+    # A coordinator that was killed between the two does not leave watchers waiting for ever.
+    other = asked(rig, adapter, **HERE)
+    rig.removals.publish(other.request_id)
+    monkeypatch.setattr(watching, "CONFIRMED_WITHIN", timedelta(0))
+    assert len(list(rig.connect("clinic").watch_removal(other.request_id))) == 4
 
 
 def test_cancelling(rig: Rig, plain: str) -> None:

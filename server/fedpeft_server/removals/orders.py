@@ -1,33 +1,29 @@
 """The order of a removal's job: what is told to whoever runs it, beside the rows."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedpeft.errors import InputError
 from fedpeft.federated.terms import RunTerms
 from fedpeft.registry.artifacts import ArtifactStore
 from fedpeft.types import derive_seed
+from fedpeft.unlearning.order import JobOrder
 from fedpeft.unlearning.plan import RemovalPlan
 from fedpeft_server.records import AdapterRecord, RemovalRecord
 from fedpeft_server.removals.family import Family
 from fedpeft_server.state import NotFoundError, State
 
-if TYPE_CHECKING:
-    from fedpeft.unlearning.job import JobOrder
-
 EXPORT_NOTES = "fedpeft.json"
 """`fedpeft.federated.export.MANIFEST_FILE`, whose module needs torch."""
 
 
-def job_order(state: State, artifacts: ArtifactStore, removal: RemovalRecord) -> "JobOrder":
+def job_order(state: State, artifacts: ArtifactStore, removal: RemovalRecord) -> JobOrder:
     """Returns the order; the same request always has the same one.
 
     Raises:
         InputError: If the classes that the version tells apart are not recorded.
         NotFoundError: If its run or version is gone.
     """
-    from fedpeft.unlearning.job import JobOrder
-
     named = named_version(state, removal)
     config: dict[str, Any] = json.loads(state.run(removal.run_id).config_json)
     settings = dict(removal.settings)

@@ -4,10 +4,10 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from fedpeft.errors import DataError, VerificationError
 from fedpeft.registry.artifacts import ArtifactStore
+from fedpeft.unlearning.order import JobOrder
 from fedpeft.unlearning.plan import RemovalPlan
 from fedpeft.unlearning.sealing import JobKey
 from fedpeft.wire.catalogue import Refused
@@ -27,9 +27,6 @@ from fedpeft_server.removals.planning import (
 from fedpeft_server.removals.secrets import check_sealed
 from fedpeft_server.state import NotFoundError, SameRequestError, State, WrongStateError
 from fedpeft_server.state.removals import OPEN
-
-if TYPE_CHECKING:
-    from fedpeft.unlearning.job import JobOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +176,7 @@ class Requests:
         self._engine.start(removal.request_id)
         return stored
 
-    def job(self, removal: RemovalRecord) -> "tuple[JobOrder, bytes]":
+    def job(self, removal: RemovalRecord) -> tuple[JobOrder, bytes]:
         """Returns the order of a job that runs at the client, and the version that it starts from.
 
         Raises:
