@@ -5,7 +5,7 @@ from typing import Literal
 from fedpeft.unlearning.gate.measured import RELEARNING
 from fedpeft.unlearning.gate.report import GateReport
 from fedpeft.unlearning.methods.contract import Claim
-from fedpeft.unlearning.order import Guarantee
+from fedpeft.unlearning.plan import Guarantee
 
 
 def limits_of(

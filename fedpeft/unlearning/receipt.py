@@ -27,8 +27,8 @@ from fedpeft.unlearning.gate.config import GateConfig
 from fedpeft.unlearning.gate.report import GateReport
 from fedpeft.unlearning.limits import limits_of
 from fedpeft.unlearning.methods.contract import Claim
-from fedpeft.unlearning.order import Guarantee, JobResult
-from fedpeft.unlearning.plan import RemovalPlan
+from fedpeft.unlearning.order import JobResult
+from fedpeft.unlearning.plan import Guarantee, RemovalPlan
 
 KIND: Final = "removal-receipt"
 _DIGEST = r"^[0-9a-f]{64}$"

@@ -196,6 +196,15 @@ def test_what_a_data_owner_does_with_requests_of_others(rig: Rig) -> None:
     assert rig.state.removal(removal.request_id).state is Kept.RECEIVED
 
 
+def test_a_request_belongs_to_whom_the_data_belongs(rig: Rig) -> None:
+    """Not to whoever made it."""
+    removal = asked(rig, trained(rig), by="operator")
+    clinic = rig.connect("clinic")
+    assert clinic.get_removal(removal.request_id).requested_by == "operator"
+    assert removal.request_id in [listed.request_id for listed in clinic.list_removals()]
+    assert clinic.cancel_removal(removal.request_id).reason == "cancelled by clinic"
+
+
 def test_who_sees_which_requests(rig: Rig) -> None:
     adapter = trained(rig)
     ids = {name: asked(rig, adapter, by=name, client_id=name).request_id for name in CLIENTS}
@@ -499,6 +508,7 @@ def test_watching_lasts_until_the_replicas_follow(
     rig.removals.publish(removal.request_id)
     events_ = rig.connect("clinic").watch_removal(removal.request_id)
     assert [next(events_).body["state"] for _ in range(4)][-1] == "published"
+    assert not watching._nothing_comes(rig.state, rig.state.removal(removal.request_id))
     rig.state.add_removal_event(removal.request_id, events.CONFIRMED, {"replicas": []})
     assert [event.kind for event in events_] == ["confirmed"]
     # A coordinator that was killed between the two does not leave watchers waiting for ever.
