@@ -101,7 +101,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     content = read_toml(path)
     for override in overrides:
-        _apply(content, override)
+        apply_override(content, override)
     return validate_config(content, str(path))
 
 
@@ -114,7 +114,12 @@ def validate_config(content: Mapping[str, Any], source: str) -> RunConfig:
     return validate(RunConfig, content, source)
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Sets `section.key=value` in the content of a file; the value as TOML, or as plain text.
+
+    Raises:
+        ConfigError: If it is written otherwise.
+    """
     key, equals, text = override.partition("=")
     section, dot, name = key.strip().partition(".")
     if not equals or not dot or not section or not name:

@@ -28,14 +28,19 @@ def status(
     from fedpeft_client.state_folder import StateFolder
     from fedpeft_client.status import Overview
 
-    overview = Overview.of(StateFolder(state or _only_client()))
+    overview = Overview.of(StateFolder(state or only_client()))
     if as_json:
         typer.echo(json.dumps(_as_json(overview), indent=2))
         return
     _print(overview)
 
 
-def _only_client() -> Path:
+def only_client() -> Path:
+    """Returns the folder of the only client of this user.
+
+    Raises:
+        ConfigError: If there is none, or more than one.
+    """
     from fedpeft_client.state_folder import default_root
 
     root = default_root()

@@ -17,6 +17,7 @@ from fedpeft.cli import (
     doctor,
     model,
     pki,
+    removal,
     report,
     serve,
     server,
@@ -47,6 +48,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.add_typer(pki.app, name="pki")
+app.add_typer(removal.app, name="removal")
 app.add_typer(report.app, name="report")
 app.add_typer(runs.app, name="run")
 app.add_typer(server.app, name="server")

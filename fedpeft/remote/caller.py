@@ -53,6 +53,11 @@ class Caller:
         """
         return cls(server, Credentials.in_folder(identity), **settings)
 
+    @property
+    def caller(self) -> str:
+        """The name in the caller's certificate."""
+        return self._credentials.name
+
     def close(self) -> None:
         """Closes the connection; streams that are open end."""
         self._channel.close()
