@@ -122,8 +122,9 @@ class ServedModel:
             Logits of each row's next token, float32 on the CPU, shape (N, V).
         """
         with torch.inference_mode():
+            num_keys = int(positions_NT.max()) + 1
             positions_NT = to_device(positions_NT, self.device)
-            visible = cache.begin(first, positions_NT, int(positions_NT.max()) + 1)
+            visible = cache.begin(first, positions_NT, num_keys)
             # Added to the scores: attention that was written out takes no bool.
             mask = torch.zeros(visible.shape, dtype=self._dtype, device=self.device)
             mask.masked_fill_(~visible, torch.finfo(self._dtype).min)
