@@ -68,15 +68,20 @@ class Follower:
         """Returns whether there is something new to say."""
         state = self._catalogue.state(self._name)
         current = state.version.digest if state.version is not None else ""
+        said = None if state.is_held else state.fingerprint
         try:
+            # In this order: a version may be withdrawn, and the alias moved with it, in between.
+            withdrawn = bool(current) and self._source.is_withdrawn(current)
             wanted = self._source.follow(
                 self._name,
-                adapter="" if state.is_held else current,
-                fingerprint_json=state.fingerprint.to_json() if state.fingerprint else "",
+                adapter="" if said is None else current,
+                fingerprint_json="" if said is None else said.to_json(),
                 problem=state.problem,
             )
-            withdrawn = bool(current) and self._source.is_withdrawn(current)
-            refused = withdrawn if wanted == current else self._source.is_withdrawn(wanted)
+            refused = withdrawn
+            if wanted != current:
+                refused = self._source.is_withdrawn(wanted)
+                withdrawn = withdrawn or (bool(current) and self._source.is_withdrawn(current))
         except UnavailableError as error:
             if not self._unreachable:
                 _log.warning("%s goes on with what it serves: %s", self._name, error)
@@ -110,11 +115,15 @@ class Follower:
                     digest=wanted,
                 )
                 self._served.swap(self._name, files)
+        except UnavailableError as error:
+            # Requests that wait go on waiting: this may pass at once.
+            self._catalogue.note(self._name, str(error))
+            return True
         except FedpeftError as error:
             # Not every second: a version that is refused is downloaded each time.
             self._num_failed = self._num_failed + 1 if wanted == self._failed else 1
             self._failed, self._num_skip = wanted, min(2**self._num_failed, _MOST_SKIPPED)
-            _log.exception("%s is not swapped to version %s", self._name, wanted[:12])
+            _log.error("%s is not swapped to version %s: %s", self._name, wanted[:12], error)
             if withdrawn or self._catalogue.state(self._name).version is None:
                 self._catalogue.close(self._name, str(error))
             else:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedpeft.adapters.linear import is_linear, weight_of
 from fedpeft.devices import to_device
+from fedpeft.errors import ModelError
 from fedpeft.federated.adapted_model import device_of
 from fedpeft.models.base_model import load_base_model, load_tokenizer
 from fedpeft.models.dataset import Dataset, collate
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16", "int8", "int4"]
 _LONGEST = 2048
+_LONGEST_POSSIBLE = 2**31
+# Relative to the largest logit; a batch of other rows is summed in another order.
+_SAME: dict[str, float] = {"float32": 1e-4, "int8": 1e-4, "int4": 1e-4, "bfloat16": 5e-2}
 _BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 
@@ -63,7 +67,7 @@ class ServedModel:
             longest: A row's tokens, at most; the model may take fewer.
 
         Raises:
-            ModelError: If it cannot be loaded.
+            ModelError: If it cannot be loaded, or is of a kind that is not served.
         """
         config = ModelConfig(name=name, task=task, revision=revision, device=device)
         base = load_base_model(config)
@@ -89,7 +93,44 @@ class ServedModel:
         else:
             self._task_model, head = CausalLanguageModel(base).eval(), None
         self.bank = AdapterBank(base, head)
+        if task == "causal-lm":
+            self.longest = min(self.longest, _window(base, name))
+            self._check_cache()
         self.end_ids = _end_ids(base, self.tokenizer)
+
+    def _check_cache(self) -> None:
+        """Not every architecture takes positions and masks by row; what does not says other things.
+
+        Raises:
+            ModelError: If a row says something else out of the cache than in one piece.
+        """
+        rows = [[(7 * n + 3 * t) % self.num_tokens for t in range(4 + n)] for n in range(2)]
+        expected = [logits_TV[-1] for logits_TV in self.logits(rows)]
+        try:
+            found_NV = self._through_cache(rows)
+        except Exception as error:
+            raise ModelError(
+                f"{self.name} cannot be served: it does not take positions and masks by row "
+                f"({error})"
+            ) from error
+        for found_V, expected_V in zip(found_NV, expected, strict=True):
+            apart = float((found_V - expected_V).abs().max() / expected_V.abs().max())
+            if not apart <= _SAME[self.precision]:
+                raise ModelError(
+                    f"{self.name} cannot be served: with its keys and values in a cache it says "
+                    f"something else (by {apart:.2g} of the largest logit)"
+                )
+
+    def _through_cache(self, rows: list[list[int]]) -> Tensor:
+        """All tokens but each row's last, and then that one."""
+        cache, lengths_N = RowCache(len(rows)), torch.tensor([len(row) - 1 for row in rows])
+        longest = max(len(row) for row in rows) - 1
+        ids_NT = torch.tensor([row[:-1] + [0] * (longest + 1 - len(row)) for row in rows])
+        positions_NT = torch.arange(longest).expand_as(ids_NT)
+        self.next_logits(ids_NT, positions_NT, lengths_N - 1, cache, 0)
+        last_N1 = torch.tensor([row[-1:] for row in rows])
+        zero_N = torch.zeros_like(lengths_N)
+        return self.next_logits(last_N1, lengths_N.unsqueeze(1), zero_N, cache, 0)
 
     @property
     def device(self) -> torch.device:
@@ -152,6 +193,20 @@ def _round(base: nn.Module, bits: Bits) -> None:
             if is_linear(module) and id(module.weight) not in tied:
                 weight_OI = weight_of(module)
                 weight_OI.copy_(round_weight(weight_OI, bits))
+
+
+def _window(base: nn.Module, name: str) -> int:
+    """Up to which length every layer sees all tokens: further back our cache knows no window."""
+    config = base.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        raise ModelError(
+            f"{name} cannot be served: it has layers of {', '.join(sorted(kinds))}; expected "
+            "attention over keys and values"
+        )
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in kinds or getattr(config, "layer_types", None) is None
+    return window if isinstance(window, int) and slides else _LONGEST_POSSIBLE
 
 
 def _end_ids(base: nn.Module, tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
+from fedpeft.errors import UnavailableError
 from fedpeft.identity.authority import Authority
 from fedpeft.identity.credentials import Credentials
 from fedpeft.identity.roles import Role
@@ -151,6 +152,54 @@ def test_requests_wait_for_the_successor_of_a_withdrawn_version(place: Place) ->
         place.follower.tick()
         answered = [future.result() for future in asking]
     assert answered == [place.digests[1]] * 4
+
+
+@pytest.mark.parametrize("call", ["is_withdrawn", "follow"])
+def test_a_withdrawal_between_two_questions_drops_nothing(place: Place, call: str) -> None:
+    """The alias moves and its version is withdrawn right before, or right after, a question."""
+    place.deploy(0)
+    place.follower.tick()
+    original = getattr(place.registry, call)
+    held: list[bool] = []
+    fetch = place.registry.fetch
+
+    def moved_meanwhile(*args: str, **report: str) -> object:
+        answer = original(*args, **report)
+        setattr(place.registry, call, original)
+        place.deploy(1, withdrawn=(0,))
+        return answer
+
+    def fetched(digest: str, folder: Path) -> None:
+        held.append(place.served.catalogue.state(NAME).is_held)
+        fetch(digest, folder)
+
+    setattr(place.registry, call, moved_meanwhile)
+    place.registry.fetch = fetched  # type: ignore[method-assign]
+    place.follower.tick()
+    assert place.served.catalogue.state(NAME).version is not None  # never closed
+    place.follower.tick()
+    assert place.answered_by() == place.digests[1]
+    assert held == [True]
+
+
+def test_requests_go_on_waiting_while_the_server_is_away(place: Place) -> None:
+    place.deploy(0)
+    place.follower.tick()
+    place.deploy(1, withdrawn=(0,))
+    fetch = place.registry.fetch
+
+    def unreachable(digest: str, folder: Path) -> None:
+        raise UnavailableError("the server cannot be reached")
+
+    place.registry.fetch = unreachable  # type: ignore[method-assign]
+    place.follower.tick()
+    assert place.served.catalogue.state(NAME).is_held
+    assert place.registry.reported() == ("", None, "the server cannot be reached")
+    place.registry.fetch = fetch  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(place.answered_by)
+        place.follower.tick()
+        assert asking.result() == place.digests[1]
 
 
 def test_an_unreachable_server_leaves_what_is_served(place: Place) -> None:
