@@ -180,6 +180,10 @@ def test_asking_again_goes_on_with_the_same_request(
     # Another method is another request, which the open one keeps from being made.
     code, _, err = fedpeft(*asked, "--method", "kl")
     assert (code, first.request_id in err) == (4, True)
+    # One that has ended is not gone on with: what failed may be asked for again.
+    rig.removals.turn(first.request_id, RemovalState.FAILED, reason="the gate")
+    assert fedpeft(*asked)[0] == 0
+    assert newest(rig).request_id != first.request_id
 
 
 def test_nothing_is_marked_where_the_server_refuses(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fedpeft.errors import InputError, RemoteError
+from fedpeft.errors import InputError, RemoteError, UnavailableError
 from fedpeft.remote.removal_records import RemovalEvent, RemovalOrder, RemovalState
 from fedpeft.unlearning.order import JobOrder
 from fedpeft.unlearning.records import JobRows
@@ -138,6 +138,26 @@ def test_the_same_key_is_the_same_request(rig: Rig) -> None:
     rig.connect("clinic").cancel_removal(first.request_id)
     ended = asked(rig, adapter, key="once", records_digest=DIGEST)
     assert (ended.request_id, ended.state) == (first.request_id, RemovalState.CANCELLED)
+
+
+def test_a_call_that_got_no_further_is_made_up_for(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is recorded, and the call fails before its job is begun."""
+    adapter = trained(rig)
+
+    def fail(*_: object) -> None:
+        raise UnavailableError("the database is down")
+
+    again = {"key": "cut", "records_digest": "a3" * 32, **HERE}
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.state, "add_removal_event", fail)
+        with pytest.raises(UnavailableError):
+            asked(rig, adapter, **again)
+    request_id = rig.state.removals()[-1].request_id
+    assert request_id not in rig.removals.started
+    assert asked(rig, adapter, **again).request_id == request_id
+    assert request_id in rig.removals.started
 
 
 def test_the_same_records_under_another_key(rig: Rig) -> None:

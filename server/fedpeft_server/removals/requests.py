@@ -93,6 +93,8 @@ class Requests:
         if first is not None:
             if not _is_same(first, order):
                 raise Refused.ALREADY_EXISTS.error("this key was used for another removal request")
+            if first.state is RemovalState.PLANNED:  # the call of then may have got no further
+                self._engine.start(first.request_id)
             return first
         wish, now = order.wish, datetime.now(UTC)
         if order.deadline is not None and order.deadline <= now:

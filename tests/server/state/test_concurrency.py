@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from fedpeft_server.state import BadTokenError, State
+from fedpeft_server.records import RemovalState
+from fedpeft_server.state import BadTokenError, SameRequestError, State, WrongStateError
 from tests.processes import read, running, write
 from tests.server.state.samples import (
     COHORT,
@@ -13,6 +14,7 @@ from tests.server.state.samples import (
     SOON,
     a_budget,
     a_client,
+    a_removal,
     a_run,
     an_update,
     begin,
@@ -62,6 +64,38 @@ def test_one_key_of_a_submitter_makes_one_run(state: State) -> None:
     in_threads(lambda n: found.append(state.add_run(a_run(f"run-{n}"), "key", "operator")))
     assert {run.run_id for run in found} == {run.run_id for run in state.runs()}
     assert len(state.runs()) == 1
+
+
+def test_the_same_records_make_one_open_removal(state: State) -> None:
+    made: list[str] = []
+    refused: list[str] = []
+
+    def ask(number: int) -> None:
+        try:
+            made.append(state.add_removal(a_removal(str(number)), f"key {number}").request_id)
+        except SameRequestError as error:
+            refused.append(error.request_id)
+
+    in_threads(ask)
+    assert [removal.request_id for removal in state.removals()] == made
+    assert refused == made * (NUM_THREADS - 1)
+
+
+def test_of_two_states_that_follow_one_is_taken(state: State) -> None:
+    """A request that is cancelled while its job begins is one of the two."""
+    removal = state.add_removal(a_removal(state=RemovalState.PLANNED), "key")
+    taken: list[RemovalState] = []
+
+    def advance(number: int) -> None:
+        to = RemovalState.RUNNING if number % 2 else RemovalState.CANCELLED
+        try:
+            expected = {RemovalState.PLANNED}
+            taken.append(state.advance(removal.request_id, to, expected=expected).state)
+        except WrongStateError:
+            return
+
+    in_threads(advance)
+    assert taken == [state.removal(removal.request_id).state]
 
 
 def test_threads_do_everything_at_once_and_everything_once(state: State) -> None:
