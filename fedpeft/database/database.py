@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from fedpeft.database.kind import DatabaseKind
 from fedpeft.database.location import located
 from fedpeft.database.reasons import DRIVER_ERRORS, busy, explained
 
+_SCRUB_PATIENCE_MS: Final = 1000
 # A server that vanished without a word would keep its writer waiting for hours.
 _NOTICES_SILENCE: Final = {
     "keepalives_idle": 10,
@@ -82,6 +83,27 @@ class Database:
         try:
             with self._explained(), self._connected(write=True) as connection:
                 yield connection
+        finally:
+            self._turn.release()
+
+    def scrub(self) -> bool:
+        """Empties SQLite's log, where what was deleted would stand for a while yet.
+
+        PostgreSQL has a log of its own, which it keeps for as long as it is configured to.
+
+        Returns:
+            Whether it did; not where somebody reads for too long, nor in PostgreSQL.
+
+        Raises:
+            kind.unavailable: If the database cannot be reached.
+        """
+        if self.path is None or not self._turn.acquire(timeout=self._busy_timeout_s):
+            return False
+        try:
+            with self._explained(), closing(self._sqlite_connection()) as connection:
+                connection.execute(f"PRAGMA busy_timeout = {_SCRUB_PATIENCE_MS}")
+                (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return not is_busy
         finally:
             self._turn.release()
 
@@ -166,6 +188,8 @@ class Database:
             if not self.read_only:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
+                # What was deleted is overwritten, and not only forgotten.
+                connection.execute("PRAGMA secure_delete = ON")
         except BaseException:
             connection.close()
             raise

@@ -242,6 +242,8 @@ class Removals(Store):
     def destroy_secrets(self, request_id: str) -> None:
         """Forgets the job's key and where the sealed records are; again it changes nothing.
 
+        The key is in no file of SQLite's afterwards, unless somebody reads for too long.
+
         Delete the artifact first: afterwards nobody knows which one it was. The key is gone with
         every end of a request, so that what is left of it then cannot be read.
 
@@ -250,6 +252,7 @@ class Removals(Store):
         """
         with self._database.writing() as connection:
             _set(connection, known(connection, request_id), sealed=None, **_NO_KEYS)
+        self._database.scrub()
 
     def add_removal_event(
         self, request_id: str, kind: str, body: Mapping[str, JsonValue] = _NOTHING

@@ -1,11 +1,13 @@
 """Removal requests: recorded once, in no order but theirs, and without secrets at their end."""
 
 import itertools
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +150,23 @@ def test_secrets_are_destroyed_before_the_end_too(state: State) -> None:
     state.destroy_secrets(removal.request_id)
     found = state.removal(removal.request_id)
     assert (found.job_public_key, found.job_private_key, found.sealed) == (None, None, None)
+
+
+@pytest.mark.parametrize("location", ["sqlite"], indirect=True)
+def test_what_was_destroyed_is_in_no_file(state: State, location: str) -> None:
+    """Neither in a page that is free nor in the write-ahead log, while the server goes on."""
+    key = secrets.token_bytes(32)
+
+    def found() -> list[str]:
+        folder = Path(location).parent
+        return [path.name for path in folder.iterdir() if key in path.read_bytes()]
+
+    state.add_removal(a_removal(job_public_key=b"\x01" * 32, job_private_key=key), "key")
+    assert found()
+    state.store_sealed("1".rjust(16, "0"), digest("sealed"))
+    state.advance("1".rjust(16, "0"), S.FAILED, expected={S.PLANNED})
+    state.destroy_secrets("1".rjust(16, "0"))
+    assert found() == []
 
 
 def test_records_are_sent_once(state: State) -> None:
