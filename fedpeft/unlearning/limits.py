@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from fedpeft.unlearning.gate.measured import RELEARNING
-from fedpeft.unlearning.gate.report import GateReport
+from fedpeft.unlearning.gate.measured import MEMBERSHIP, RELEARNING
+from fedpeft.unlearning.gate.report import GateReport, Measurement
 from fedpeft.unlearning.methods.contract import Claim
 from fedpeft.unlearning.plan import Guarantee
 
@@ -70,15 +70,7 @@ def _figures(gate: GateReport, guarantee: str) -> list[str]:
         f"stay and {gate.num_held_out} that nobody trained on; with few records the intervals are "
         "wide, and they say nothing of records that were not measured."
     ]
-    again = next(
-        (
-            found
-            for some in gate.precisions.values()
-            for found in some
-            if found.name == RELEARNING and found.after is not None
-        ),
-        None,
-    )
+    again = _measured(gate, RELEARNING)
     if again is not None and again.after is not None:
         beside = (
             ""
@@ -88,6 +80,12 @@ def _figures(gate: GateReport, guarantee: str) -> list[str]:
         lines.append(
             "Whoever has the records can teach them again. The successor took "
             f"{_steps(again.after.value)}{beside}. Fewer steps mean that more of them was left."
+        )
+    auc = _measured(gate, MEMBERSHIP)
+    if auc is not None and auc.after is not None and (auc.after.high or 1.0) < 0.5:
+        lines.append(
+            "The records are answered worse than records that nobody trained on (membership AUC "
+            f"{auc.after.value:.2f}): whoever has a record can see that it was removed."
         )
     rounded = [name for name in gate.precisions if name.startswith("int")]
     if rounded:
@@ -103,6 +101,12 @@ def _figures(gate: GateReport, guarantee: str) -> list[str]:
             "The figures were computed from the records without noise; no epsilon covers them."
         )
     return lines
+
+
+def _measured(gate: GateReport, name: str) -> Measurement | None:
+    """The first that has a value."""
+    every = (found for some in gate.precisions.values() for found in some)
+    return next((found for found in every if found.name == name and found.after), None)
 
 
 def _steps(value: float) -> str:

@@ -66,7 +66,18 @@ def test_each_measure_of_forgetting_stops_it_alone(name: str, part: str) -> None
     kept = getattr(shown(seed=2), part).get("retain")
     told = known | {"forget": np.full(NUM_FORGET, 0.9)} | ({} if kept is None else {"retain": kept})
     report = decided({"fp32": seen(shown(seed=2, **{part: told}))})
-    assert [reason.split(" is ")[0] for reason in report.reasons] == [f"fp32: {name}"]
+    worst = ["fp32: extraction likelihood of the worst row"] if part == "extraction" else []
+    assert [reason.split(" is ")[0] for reason in report.reasons] == [f"fp32: {name}", *worst]
+
+
+def test_one_row_that_is_given_away_whole_stops_it() -> None:
+    extraction = {k: np.zeros(20) for k in ("forget", "held_out")}
+    extraction["forget"][7] = 1.0
+    report = decided({"fp32": seen(shown(seed=2, extraction=extraction))})
+    assert [reason.split(" is ")[0] for reason in report.reasons] == [
+        "fp32: extraction likelihood of the worst row"
+    ]
+    assert decided({"fp32": seen(shown(seed=2, extraction=extraction))}, is_exact=True).passed
 
 
 def test_a_share_may_remain_and_no_more() -> None:

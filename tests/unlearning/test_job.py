@@ -97,6 +97,7 @@ def test_doing_nothing_fails(known: Memorised) -> None:
         "change of the rows' losses",
         "memorization accuracy",
         "extraction likelihood",
+        "extraction likelihood of the worst row",
         "ROUGE-L recall of the answers",
         "membership AUC",
         "steps to learn the rows again",

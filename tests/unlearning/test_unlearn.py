@@ -264,6 +264,18 @@ def test_what_was_hidden_comes_back_sooner_than_what_was_never_there(llama: Case
         name: tensor + 0.03 * torch.randn(tensor.shape, generator=generator)
         for name, tensor in trained.tensors().items()
     }
+    stopped = relearning_curve(
+        llama.opened(llama.adapter, llama.tensors),
+        llama.forget,
+        num_steps=40,
+        learning_rate=1e-2,
+        batch_size=8,
+        max_tokens=2048,
+        seed=0,
+        target=never[4],
+    )
+    assert stopped == never[: len(stopped)]
+    assert len(stopped) <= 5
     back, anew = (
         steps_until(curve(llama.opened(llama.adapter, hidden)), target),
         steps_until(never, target),

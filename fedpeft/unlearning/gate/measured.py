@@ -20,6 +20,7 @@ CHANGE = "change of the rows' losses"
 ACCURACY = "memorization accuracy"
 CONFIDENCE = "confidence"
 EXTRACTION = "extraction likelihood"
+WORST = "extraction likelihood of the worst row"
 ROUGE = "ROUGE-L recall of the answers"
 MEMBERSHIP = "membership AUC"
 FORGET_QUALITY = "forget quality"
@@ -35,6 +36,7 @@ MEASURES = (
     ACCURACY,
     CONFIDENCE,
     EXTRACTION,
+    WORST,
     ROUGE,
     MEMBERSHIP,
     FORGET_QUALITY,
@@ -115,8 +117,9 @@ class Measured:
             found.append(self._shown(ACCURACY, "accuracy"))
             if len(after.extraction.get("forget", ())):
                 found.append(self._shown(EXTRACTION, "extraction"))
+                found.append(self._worst())
             if "forget" in after.rouge:
-                found.append(self._shown(ROUGE, "rouge"))
+                found.append(self._shown(ROUGE, "rouge", scatters=True))
             if "forget" in after.truth:
                 found.append(self._truth())
         else:
@@ -173,18 +176,36 @@ class Measured:
             )
         return measured
 
-    def _shown(self, name: str, value: str) -> Measurement:
+    def _shown(self, name: str, value: str, *, scatters: bool = False) -> Measurement:
         """A measure of which a model that never saw the rows shows a certain level."""
-        config = self._config
-        before = self._mean(getattr(self._seen.before, value)["forget"])
-        level = self._level(value)
         return self._at_most(
             name,
             self._mean(getattr(self._seen.after, value)["forget"]),
-            before,
-            level,
-            config.tolerance,
+            self._mean(getattr(self._seen.before, value)["forget"]),
+            self._level(value),
+            self._config.tolerance,
+            scatters=scatters,
         )
+
+    def _worst(self) -> Measurement:
+        """A mean hides one row that is given away whole."""
+        seen = self._seen
+        sources = [seen.base, seen.before] if self._never is None else [self._never]
+        others = [
+            values
+            for source in sources
+            for kind, values in source.extraction.items()
+            if not (source is seen.before and kind == "forget") and len(values)
+        ]
+        level = None if not others else Estimate(value=max(float(v.max()) for v in others))
+        after, before = (
+            Estimate(value=float(shown.extraction["forget"].max()))
+            for shown in (seen.after, seen.before)
+        )
+        measured = self._at_most(WORST, after, before, level, self._config.tolerance)
+        if self._is_exact and measured.passed is False:
+            return measured.model_copy(update={"passed": None, "note": "no bound: it is exact"})
+        return measured
 
     def _level(self, value: str) -> Estimate | None:
         if self._never is not None:

@@ -48,6 +48,7 @@ def relearned(
         batch_size=config.relearning_batch_size,
         max_tokens=max_tokens,
         seed=seed,
+        target=target,
     )
     steps = steps_until(losses, target)
     if steps is None:

@@ -120,7 +120,7 @@ class Look:
     def _continued(
         self, model: CausalLanguageModel, kind: Kept, told: "_Told", *, whole: bool
     ) -> list[dict[int, list[int]]]:
-        """By row: what is said after some prefixes, the answer's first among them.
+        """By row: what is said after some prefixes, the answer's first among them; the first rows.
 
         Greedy decoding has no memory: where the next token is the text's own, what is said after
         the prefix is that token and what is said after the prefix one longer. So only what follows
@@ -129,7 +129,9 @@ class Look:
         dataset = self.rows.sets[kind]
         asked: dict[tuple[int, int], list[int]] = {}
         lengths_of = []
-        for row, ids in enumerate(dataset.input_ids):
+        # Held-out rows give a level alone: as many as are compared with it are enough.
+        most = len(self.rows.sets["forget"]) if whole else len(dataset)
+        for row, ids in enumerate(dataset.input_ids[:most]):
             first = dataset.targets[row]
             lengths = {first}
             if whole:
@@ -160,7 +162,7 @@ class Look:
         n, texts = self.config.ngram, self.rows.sets[kind].input_ids
         by_row = [
             [overlap(after, text[at:], n) for at, after in of_row.items() if at + n <= len(text)]
-            for text, of_row in zip(texts, said, strict=True)
+            for text, of_row in zip(texts, said, strict=False)
         ]
         return np.array([np.mean(values) for values in by_row if values], dtype=np.float64)
 
@@ -171,7 +173,7 @@ class Look:
         dataset = self.rows.sets[kind]
         pairs = [
             (self._text(ids[first:]), self._text(of_row[first]))
-            for ids, first, of_row in zip(dataset.input_ids, dataset.targets, said, strict=True)
+            for ids, first, of_row in zip(dataset.input_ids, dataset.targets, said, strict=False)
         ]
         return np.array(
             [scorer.score(true, answer)["rougeL"].recall for true, answer in pairs],

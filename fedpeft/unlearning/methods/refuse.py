@@ -9,7 +9,7 @@ from fedpeft.unlearning.low_rank_edit import Successor
 from fedpeft.unlearning.methods.contract import Claim, Made, Removal
 from fedpeft.unlearning.metrics.relearning import relearning_curve
 
-_NUM_STEPS, _LEARNING_RATE, _BATCH_SIZE = 60, 1e-2, 32
+_NUM_STEPS, _LEARNING_RATE, _BATCH_SIZE = 40, 1e-2, 16
 
 
 class Refuse:

@@ -4,6 +4,7 @@ A model that only hides rows has them back after a few steps; one that never saw
 as for any other rows of their kind.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -23,8 +24,19 @@ def relearning_curve(
     batch_size: int,
     max_tokens: int,
     seed: int,
+    target: float = -math.inf,
 ) -> list[float]:
     """Trains the adapter and the head of `model` on the rows, with AdamW, and looks at each step.
+
+    Args:
+        model: Is changed.
+        dataset: The rows.
+        num_steps: At most.
+        learning_rate: Of AdamW.
+        batch_size: Rows a step.
+        max_tokens: Bound on the padded tokens of a batch.
+        seed: Draws the order of rows.
+        target: It stops where the mean loss is no more than that.
 
     Returns:
         The mean loss of all rows before the first step and after each.
@@ -40,6 +52,8 @@ def relearning_curve(
     order = _endless(len(dataset), batch_size, np.random.default_rng(seed))
     losses = [_mean_loss(model, dataset, max_tokens)]
     for _ in range(num_steps):
+        if losses[-1] <= target:
+            break
         rows = next(order)
         optimizer.zero_grad()
         for some in physical_batches(dataset, rows, max_tokens, model.device):
