@@ -9,7 +9,14 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from fedpeft.wire.v1 import adapters_pb2, budgets_pb2, clients_pb2, runs_pb2, server_pb2
+from fedpeft.wire.v1 import (
+    adapters_pb2,
+    budgets_pb2,
+    clients_pb2,
+    removals_pb2,
+    runs_pb2,
+    server_pb2,
+)
 from fedpeft_server.access.rules import RULES
 from tests.server.control_rig import Rig
 from tests.server.raw_calls import WIRE, send_signed
@@ -29,7 +36,7 @@ ODD = [
     "\U0001f600" * 300,
     "",
 ]
-MODULES = (runs_pb2, clients_pb2, budgets_pb2, adapters_pb2, server_pb2)
+MODULES = (runs_pb2, clients_pb2, budgets_pb2, adapters_pb2, removals_pb2, server_pb2)
 CALLER = {"Clients/EnrolClient": "clinic"}
 # Bytes that are kept as they are, under the name of their content.
 KEPT = ("SubmitRunRequest", "held_out")
@@ -60,10 +67,20 @@ def sound(kind: Descriptor) -> Message:
         "protocol": 1,
         "version": "0.1.0",
         "node_public_key": b"none",
+        "request_id": "0" * 16,
+        "records_digest": "0" * 64,
+        "place": "server",
+        "method": "loku",
+        "num_records": 3,
     }
     for field in kind.fields:
-        if field.name in values:
-            setattr(request, field.name, values[field.name])
+        value = values.get(field.name)
+        if isinstance(value, str) and field.type == FieldDescriptor.TYPE_BYTES:
+            value = value.encode()
+        if value is not None:
+            setattr(request, field.name, value)
+        elif field.name == "order":
+            request.order.MergeFrom(sound(field.message_type))  # type: ignore[attr-defined]
     return request
 
 
@@ -84,6 +101,7 @@ def test_odd_text_is_refused(
 ) -> None:
     before = files(rig.folder)
     refusing = {"invalid", "bad-token", "no-such-run", "no-such-client", "no-such-adapter"}
+    refusing |= {"no-such-removal", "never-trained"}
     refusing.add("already-exists")  # as a second run under the key of the first
     for text in ODD:
         request = sound(kind)
@@ -101,6 +119,7 @@ def test_every_request_was_tried() -> None:
     assert ours - tried == {
         "Runs/ListRuns",
         "Clients/ListClients",
+        "Adapters/ListAliases",
         "Server/GetServer",
         "Server/ListAudit",
     }, "these have no text"
