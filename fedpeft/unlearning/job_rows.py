@@ -12,7 +12,6 @@ from fedpeft.errors import DataError
 from fedpeft.federated.assembly import needed_columns
 from fedpeft.models.data_config import DataConfig
 from fedpeft.models.model_config import ModelConfig
-from fedpeft.models.sources import read_table
 from fedpeft.models.table import Table, listed
 from fedpeft.types import derive_seed
 from fedpeft.unlearning.records import JobRows, Row
@@ -79,20 +78,25 @@ def job_tables(
 
 
 def public_rows(
-    model: ModelConfig, data: DataConfig, forget: Sequence[Row], *, at_most: int
+    table: Table, model: ModelConfig, data: DataConfig, forget: Sequence[Row], *, at_most: int
 ) -> list[dict[str, Any]]:
-    """Returns rows of the run's public test file, for membership inference.
+    """Returns rows of a run's public held-out table, for membership inference.
 
-    Rows that are to be forgotten are left out, should a test file hold them. Where the run held out
-    a share of its training rows instead of naming a file, or the file is not here, there are none.
+    Nobody trained on them. Rows that are to be forgotten are left out, should they be in it.
+
+    Args:
+        table: The run's held-out rows.
+        model: Of the run.
+        data: Names the columns.
+        forget: Rows to be forgotten.
+        at_most: How many; the first ones.
+
+    Raises:
+        DataError: If a column is missing.
     """
-    if data.test is None:
-        return []
     columns = needed_columns(model, data)
-    try:
-        table = read_table(data.test, columns)
-    except DataError:
-        return []
+    for name in columns:
+        table.column(name)
     gone = {_content(row, columns) for row in forget}
     rows = [row for row in table.records() if _content(row, columns) not in gone]
     return rows[:at_most]

@@ -190,17 +190,17 @@ def test_rows_that_stay_are_divided_once() -> None:
     assert few.held_out.num_rows == 0
 
 
-def test_public_rows_are_of_the_test_file_and_never_to_be_forgotten(tmp_path: Path) -> None:
-    import json
-
+def test_public_rows_are_never_to_be_forgotten() -> None:
     rows = questions(8)
-    path = tmp_path / "test.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = ModelConfig(name="unused", task="causal-lm")
-    data = DATA.model_copy(update={"test": str(path)})
-    assert public_rows(model, data, rows[:3], at_most=4) == rows[3:7]
-    absent = DATA.model_copy(update={"test": str(tmp_path / "absent.jsonl")})
-    assert public_rows(model, absent, rows[:3], at_most=4) == []
+    assert public_rows(table(rows), model, DATA, rows[:3], at_most=4) == rows[3:7]
+    with pytest.raises(DataError, match="'answer'"):
+        public_rows(Table("test", {"question": ["?"]}), model, DATA, rows[:3], at_most=4)
+
+
+def test_a_held_out_row_without_an_answer_is_refused() -> None:
+    rows = questions(8)
+    model = ModelConfig(name="unused", task="causal-lm")
     with pytest.raises(DataError, match="held-out rows: row 1 has no 'answer'"):
         job_tables(
             JobRows(forget=rows[:2], retain=rows[2:5], held_out=[{"question": "?"}]),
