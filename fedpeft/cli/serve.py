@@ -102,9 +102,7 @@ def serve(
     from fedpeft.files import write_text
     from fedpeft.identity.credentials import Credentials
     from fedpeft.registry.trust import RegistryTrust
-    from fedpeft.serving.app import AppConfig
-    from fedpeft.serving.config import ServeConfig
-    from fedpeft.serving.main import serve as run
+    from fedpeft.serving.config import AppConfig, ServeConfig
 
     if (alias or adapter) and (server is None or identity is None):
         raise InputError("aliases and versions are a server's: name --server and --identity")
@@ -150,6 +148,8 @@ def serve(
         typer.echo(line if as_line else f"serving at {url}/v1")
         if ready_file is not None:
             write_text(ready_file, line + "\n")
+
+    from fedpeft.serving.main import serve as run
 
     connection = None
     if alias or adapter:

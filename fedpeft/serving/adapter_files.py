@@ -6,7 +6,7 @@ Legend: R rank, I inputs, O outputs, C classes, H hidden features.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors.torch import load
 from torch import Tensor
@@ -18,8 +18,7 @@ from fedpeft.federated.export import HEAD_FILE, MANIFEST_FILE, TASK_TYPES
 from fedpeft.federated.exported import read_exported
 from fedpeft.models.tasks import BASE, HEAD
 from fedpeft.registry.folder import read_folder
-
-Task = Literal["classification", "causal-lm"]
+from fedpeft.serving.config import Task
 
 
 @dataclass(frozen=True, kw_only=True)

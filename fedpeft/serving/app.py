@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from fedpeft.errors import RemoteError
 from fedpeft.serving import openai_responses
 from fedpeft.serving.answers import Answers
+from fedpeft.serving.config import AppConfig
 from fedpeft.serving.generation import Piece
 from fedpeft.serving.metrics import ServingMetrics
 from fedpeft.serving.openai_requests import (
@@ -30,30 +31,13 @@ from fedpeft.serving.openai_requests import (
     read_json,
 )
 from fedpeft.serving.openai_responses import Answer, Reply
-from fedpeft.serving.prompts import ChatFormat, Prompts
+from fedpeft.serving.prompts import Prompts
 from fedpeft.serving.refusals import Refused
 from fedpeft.serving.served import Served
 
 _log = logging.getLogger(__name__)
 _CLOSED_BY_CLIENT: Final = 499
 _Handler = Callable[[Request], Awaitable[Response]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AppConfig:
-    """How requests are taken.
-
-    Attributes:
-        api_key: That callers must send as `Authorization: Bearer …`; None: none is asked for.
-        chat_format: See `Prompts`.
-        hold_s: How long requests wait for the successor of a withdrawn version.
-        max_body_bytes: Of a request.
-    """
-
-    api_key: str | None = None
-    chat_format: ChatFormat = "auto"
-    hold_s: float = 60.0
-    max_body_bytes: int = 2**20
 
 
 class ServingApp:

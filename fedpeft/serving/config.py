@@ -1,13 +1,31 @@
-"""What a serving process is told."""
+"""What a serving process is told; nothing heavy is imported, so that errors are told at once."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from fedpeft.errors import ConfigError
-from fedpeft.serving.adapter_files import Task
-from fedpeft.serving.app import AppConfig
-from fedpeft.serving.served_model import Precision
+
+Task = Literal["classification", "causal-lm"]
+Precision = Literal["float32", "bfloat16", "int8", "int4"]
+ChatFormat = Literal["auto", "template", "question-answer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppConfig:
+    """How requests are taken.
+
+    Attributes:
+        api_key: That callers must send as `Authorization: Bearer …`; None: none is asked for.
+        chat_format: See `fedpeft.serving.prompts.Prompts`.
+        hold_s: How long requests wait for the successor of a withdrawn version.
+        max_body_bytes: Of a request.
+    """
+
+    api_key: str | None = None
+    chat_format: ChatFormat = "auto"
+    hold_s: float = 60.0
+    max_body_bytes: int = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,8 @@ from fedpeft.errors import ConfigError
 from fedpeft.federated.export import MANIFEST_FILE
 from fedpeft.registry.trust import RegistryTrust
 from fedpeft.remote import Connection
-from fedpeft.serving.adapter_files import Task
 from fedpeft.serving.app import ServingApp
-from fedpeft.serving.config import ServeConfig
+from fedpeft.serving.config import ServeConfig, Task
 from fedpeft.serving.following import Follower, Following
 from fedpeft.serving.http_server import HttpServer
 from fedpeft.serving.remote_source import PinnedSource, RemoteSource

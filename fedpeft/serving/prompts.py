@@ -1,15 +1,14 @@
 """Token ids of prompts and chats, as adapters were trained on them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from fedpeft.serving.config import ChatFormat
 from fedpeft.serving.openai_requests import Message, Prompt
 from fedpeft.serving.refusals import Refused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-ChatFormat = Literal["auto", "template", "question-answer"]
 
 
 class Prompts:

@@ -17,8 +17,8 @@ from fedpeft.models.base_model import load_base_model, load_tokenizer
 from fedpeft.models.dataset import Dataset, collate
 from fedpeft.models.model_config import ModelConfig
 from fedpeft.models.tasks import CausalLanguageModel, SequenceClassifier
-from fedpeft.serving.adapter_files import Task
 from fedpeft.serving.bank import AdapterBank
+from fedpeft.serving.config import Precision, Task
 from fedpeft.serving.row_cache import RowCache
 from fedpeft.types import tensor_digest
 from fedpeft.unlearning.metrics.rounded_weights import Bits, round_weight
@@ -26,7 +26,6 @@ from fedpeft.unlearning.metrics.rounded_weights import Bits, round_weight
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Precision = Literal["float32", "bfloat16", "int8", "int4"]
 _LONGEST = 2048
 _LONGEST_POSSIBLE = 2**31
 # Relative to the largest logit; a batch of other rows is summed in another order.

@@ -11,7 +11,8 @@ import httpx
 
 from fedpeft.models.model_config import ModelConfig
 from fedpeft.serving.adapter_files import AdapterFiles, read_export_folder
-from fedpeft.serving.app import AppConfig, ServingApp
+from fedpeft.serving.app import ServingApp
+from fedpeft.serving.config import AppConfig
 from fedpeft.serving.http_server import HttpServer
 from fedpeft.serving.served import Served
 from fedpeft.serving.served_model import ServedModel

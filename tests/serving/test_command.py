@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fedpeft.cli.main import run
 from fedpeft.models.base_digest import base_digest
 from fedpeft.registry.fingerprint import Fingerprint
 from fedpeft.registry.folder import read_folder
@@ -169,12 +170,26 @@ def test_a_folder_is_served_without_a_server(registry: Registry, tmp_path: Path)
         (["--model", "a", "--folder", "b", "--folder", "b"], "can be served once"),
     ],
 )
-def test_what_cannot_be_served_is_said_at_once(arguments: list[str], said: str) -> None:
-    found = subprocess.run(
-        [*FEDPEFT, "serve", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
+def test_what_cannot_be_served_is_said_at_once(
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fedpeft", "serve", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_nothing_heavy_is_imported_before_options_are_checked() -> None:
+    program = (
+        "import sys; from fedpeft.cli.main import run; sys.argv = ['fedpeft', 'serve', '--model', "
+        "'a', '--folder', 'b', '--tls-key', 'c']\n"
+        "try: run()\nexcept SystemExit: print({'torch', 'grpc', 'starlette'} & set(sys.modules))"
     )
-    assert found.returncode == 2
-    assert said in found.stderr
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "set()"

@@ -16,7 +16,8 @@ from fedpeft.identity.credentials import Credentials
 from fedpeft.identity.roles import Role
 from fedpeft.registry.manifest import FILE_NAME
 from fedpeft.registry.signing import RegistrySigner
-from fedpeft.serving.app import AppConfig, ServingApp
+from fedpeft.serving.app import ServingApp
+from fedpeft.serving.config import AppConfig
 from fedpeft.serving.following import Follower, Following
 from fedpeft.serving.http_server import HttpServer
 from fedpeft.serving.served import Served

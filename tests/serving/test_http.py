@@ -10,7 +10,7 @@ import torch
 
 from fedpeft.models.base_model import load_base_model, load_tokenizer
 from fedpeft.models.dataset import Dataset, collate
-from fedpeft.serving.app import AppConfig
+from fedpeft.serving.config import AppConfig
 from fedpeft.unlearning.metrics.continuations import continuations
 from tests.serving.exports import minilm_config, stories_config, write_export
 from tests.serving.rig import Gate, Rig, read, running
