@@ -1,4 +1,4 @@
-"""Calls to a server: runs, clients, budgets and adapters, from a program."""
+"""Calls to a server: runs, clients, budgets, adapters and removals, from a program."""
 
 from fedpeft.remote.address import ServerAddress
 from fedpeft.remote.connection import Connection

@@ -286,12 +286,12 @@ def test_only_an_operator_gives_up_a_guarantee(rig: Rig) -> None:
         ({"settings": {"precisions": "fp32"}}, "invalid", "precisions are some of"),
         ({"settings": {"precisions": ["fp8"]}}, "invalid", "precisions are some of"),
         ({"settings": {"precisions": []}}, "invalid", "precisions are some of"),
-        ({"method": "retrain", "settings": {"unlearning": {}}}, "", ""),
         (
             {"method": "retrain", "settings": {"unlearning": {"num_epochs": 2}}},
             "invalid",
             "retraining has no settings",
         ),
+        ({"method": "retrain"}, "invalid", "only clinic itself can mark"),
         ({"deadline": datetime(2020, 1, 1, tzinfo=UTC)}, "invalid", "deadline has passed"),
     ],
     ids=lambda value: str(value)[:50],
@@ -301,9 +301,6 @@ def test_what_cannot_be_asked_for(
 ) -> None:
     operator = rig.connect("operator")
     order = RemovalOrder(**{"adapter": plain, "client_id": "clinic", "num_records": 3, **change})
-    if not code:
-        operator.plan_removal(order)
-        return
     before = len(rig.state.removals())
     with pytest.raises(RemoteError) as error:
         operator.request_removal(order, records_digest="c" * 64)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -66,7 +67,14 @@ def known(versions: Sequence[AdapterRecord], **other: Any) -> Known:
 
 def a_wish(**other: Any) -> Wish:
     return Wish(
-        **{"client_id": "north", "place": "server", "method": "loku", "num_records": 3, **other}
+        **{
+            "client_id": "north",
+            "asked_by": "north",
+            "place": "server",
+            "method": "loku",
+            "num_records": 3,
+            **other,
+        }
     )
 
 
@@ -236,6 +244,25 @@ def test_what_is_claimed_of_a_job_at_the_client() -> None:
     there = plan_removal(a_wish(), line[1], known(line))
     assert any("the client measured" in note for note in here.notes)
     assert not any("the client measured" in note for note in there.notes)
+
+
+def test_who_can_keep_the_records_out_of_later_rounds() -> None:
+    """Nobody but the client marks its rows, so nobody else can have them left out exactly."""
+    line = a_line("run-1", NORTH)
+    for clients, asked_by, is_told in (
+        ("remote", "north", False),
+        ("remote", "operator", True),
+        ("simulated", "operator", False),
+    ):
+        seen = known(line, runs=finished("run-1", clients=clients))
+        plan = plan_removal(a_wish(asked_by=asked_by), line[1], seen)
+        assert any("has not marked" in note for note in plan.notes) is is_told
+        exact = partial(plan_removal, a_wish(asked_by=asked_by, method="retrain"), line[1], seen)
+        if is_told:
+            with pytest.raises(RemoteError, match="only north itself can mark"):
+                exact()
+        else:
+            assert exact().claim == "exact"
 
 
 # --- the guarantee

@@ -45,6 +45,7 @@ def wish_of(removal: RemovalRecord) -> Wish:
     """Returns what a recorded request asks for."""
     return Wish(
         client_id=removal.client_id,
+        asked_by=removal.requested_by,
         place=removal.place,
         method=removal.method,
         num_records=removal.num_records,

@@ -33,6 +33,7 @@ class Wish:
 
     Attributes:
         client_id: Whose data it is.
+        asked_by: Name in the certificate of whoever asks.
         place: Where the job runs.
         num_records: To be forgotten.
         settings: Of the method and the gate, as they came.
@@ -41,6 +42,7 @@ class Wish:
     """
 
     client_id: str
+    asked_by: str
     place: Literal["server", "client"]
     method: str
     num_records: int
@@ -123,6 +125,7 @@ def plan_removal(wish: Wish, named: AdapterRecord, known: Known) -> RemovalPlan:
         notes=(
             *_notes_of_method(wish, claim, clean),
             *_notes_of_guarantee(wish, guarantee),
+            *_notes_of_marks(wish, training_run(named, known)),
             *_notes_of_versions(wish, named, affected, aliases, known, family),
         ),
         gate=gate,
@@ -256,6 +259,11 @@ def _check_place(wish: Wish, named: AdapterRecord, known: Known, family: Family)
             f"adapter {named.digest} was made elsewhere, so there are no rounds to go through "
             "again; choose another method"
         )
+    if wish.method == RETRAIN and _is_unmarked(wish, trained):
+        raise Refused.INVALID.error(
+            f"only {wish.client_id} itself can mark its records as removed, and retraining is "
+            "exact by that alone; it asks for this itself, or you choose another method"
+        )
     simulated = trained is not None and trained.clients == "simulated"
     if wish.place == "client" and simulated:
         raise Refused.INVALID.error(
@@ -276,6 +284,12 @@ def _check_place(wish: Wish, named: AdapterRecord, known: Known, family: Family)
         raise Refused.INVALID.error(
             f"adapter {named.digest} has no privacy guarantee that a private job could keep"
         )
+
+
+def _is_unmarked(wish: Wish, trained: RunRecord | None) -> bool:
+    """Whether the records lie with a client that has not been asked to leave them out."""
+    held_by_client = trained is not None and trained.clients == "remote"
+    return held_by_client and wish.asked_by != wish.client_id
 
 
 def _guarantee(wish: Wish, named: AdapterRecord) -> Guarantee:
@@ -319,6 +333,15 @@ def _notes_of_guarantee(wish: Wish, guarantee: Guarantee) -> list[str]:
         who = "every client that trains again" if wish.method == RETRAIN else wish.client_id
         return [f"the job is private; {who} is charged for it in its own ledger"]
     return []
+
+
+def _notes_of_marks(wish: Wish, trained: RunRecord | None) -> list[str]:
+    if not _is_unmarked(wish, trained):
+        return []
+    return [
+        f"{wish.client_id} has not marked the records as removed: its next rounds train on them "
+        "until it asks for the removal itself"
+    ]
 
 
 def _notes_of_versions(

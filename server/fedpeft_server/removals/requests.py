@@ -37,7 +37,6 @@ class Order:
         adapter: An alias or the beginning of a digest.
         records_digest: Over the records and a salt that the requester keeps.
         idempotency_key: With the same key the same requester gets the same request.
-        requested_by: Name in the requester's certificate.
     """
 
     wish: Wish
@@ -45,7 +44,6 @@ class Order:
     deadline: datetime | None
     records_digest: str
     idempotency_key: str
-    requested_by: str
 
 
 class Requests:
@@ -89,7 +87,7 @@ class Requests:
                 request, or where an open request removes the same records; `busy` where there are
                 too many.
         """
-        first = self._state.removal_with_key(order.requested_by, order.idempotency_key)
+        first = self._state.removal_with_key(order.wish.asked_by, order.idempotency_key)
         if first is not None:
             if not _is_same(first, order):
                 raise Refused.ALREADY_EXISTS.error("this key was used for another removal request")
@@ -124,7 +122,7 @@ class Requests:
             private_job=wish.private_job,
             deadline=order.deadline,
             plan=plan.to_body(),
-            requested_by=order.requested_by,
+            requested_by=wish.asked_by,
             created_at=now,
             updated_at=now,
             job_public_key=key.public if key else None,

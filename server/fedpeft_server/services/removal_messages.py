@@ -77,8 +77,8 @@ def event(record: RemovalEventRecord) -> removals_pb2.RemovalEvent:
     )
 
 
-def wish(order: removals_pb2.RemovalOrder) -> Wish:
-    """Reads what is asked for.
+def wish(order: removals_pb2.RemovalOrder, asked_by: str) -> Wish:
+    """Reads what is asked for, by whom.
 
     Raises:
         RemoteError: `invalid`, as by every function below.
@@ -87,6 +87,7 @@ def wish(order: removals_pb2.RemovalOrder) -> Wish:
         raise Refused.INVALID.error(f"place is one of {', '.join(_PLACES)}; got {order.place!r}")
     return Wish(
         client_id=fields.client_id(order.client_id),
+        asked_by=asked_by,
         place="client" if order.place == "client" else "server",
         method=fields.text("method", order.method, required=True),
         num_records=fields.between("num_records", order.num_records, 0, _MOST_RECORDS),

@@ -43,7 +43,6 @@ class RemovalsService(removals_pb2_grpc.RemovalsServicer):
             deadline=messages.deadline(request.order),
             records_digest=messages.records_digest(request.records_digest),
             idempotency_key=fields.text("idempotency_key", request.idempotency_key, required=True),
-            requested_by=call.caller.name,
         )
         removal = self._requests.request(order)
         call.about(removal.request_id, removal=removal.request_id, client_id=removal.client_id)
@@ -146,7 +145,7 @@ class RemovalsService(removals_pb2_grpc.RemovalsServicer):
 
     def _wish(self, order: removals_pb2.RemovalOrder, call: Call) -> Wish:
         """What is asked for, by someone who may ask for it."""
-        wish = messages.wish(order)
+        wish = messages.wish(order, call.caller.name)
         if not _is_operator(call) and call.own_client != wish.client_id:
             raise Refused.NOT_YOURS.error(wish.client_id)
         if wish.void_guarantee and not _is_operator(call):
