@@ -4,12 +4,14 @@ import random
 
 import pytest
 
+from fedpeft_server.records import RemovalState
 from fedpeft_server.state import State
+from fedpeft_server.state.removals import ENDED
 from tests.processes import kill_a_child, read, running
 from tests.server.state.conftest import Execute
 from tests.server.state.samples import COHORT, begin
 
-STEPS = ("enrolled", "updated", "finished", "audited")
+STEPS = ("enrolled", "updated", "finished", "audited", "removed")
 
 
 def kill_again_and_again(
@@ -53,10 +55,22 @@ def check(state: State, execute: Execute, answered: set[str]) -> None:
     assert all(r.cohort == COHORT for r in rounds)
     assert all(a.participants == COHORT for a in adapters[1:])
 
+    # Removals: planned with their records, without a key at their end, and every state told but
+    # the last one, which may be told after it is recorded.
+    removals = state.removals()
+    for removal in removals:
+        assert (removal.sealed is None) == (removal.state is RemovalState.RECEIVED)
+        assert (removal.job_private_key is None) == (removal.state in ENDED)
+        told = [event.body["state"] for event in state.removal_events(removal.request_id)]
+        way = ["running", "verifying", "failed"]
+        reached = way.index(removal.state) + 1 if removal.state in way else 0
+        assert told in (way[:reached], way[: max(0, reached - 1)])
+
     done = {f"enrolled {client}" for client in clients}
     done |= {f"updated {number} {client}" for number, client in updates}
     done |= {f"finished {r.round}" for r in rounds}
     done |= {f"audited {e.subject}" for e in state.audit(limit=log.count) if e.actor == "worker"}
+    done |= {f"removed {int(r.request_id)}" for r in removals if r.state in ENDED}
     assert answered <= done
 
 

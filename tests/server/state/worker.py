@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import event
 
+from fedpeft_server.records import RemovalState
 from fedpeft_server.state import State
 from tests.processes import nurse, say
 from tests.server.state.samples import (
@@ -22,7 +23,9 @@ from tests.server.state.samples import (
     SOON,
     a_budget,
     a_client,
+    a_removal,
     an_update,
+    digest,
     enrol,
     finish,
 )
@@ -77,6 +80,23 @@ def step(state: State) -> None:
     say(f"finished {number}")
     state.append_audit("worker", "finish", str(number), "ok")
     say(f"audited {number}")
+    remove(state, number)
+    say(f"removed {number}")
+
+
+def remove(state: State, number: int) -> None:
+    """Brings a removal request to its end."""
+    removal = a_removal(
+        str(number),
+        records_digest=digest("records", number),
+        job_public_key=b"\x01" * 32,
+        job_private_key=b"\x02" * 32,
+    )
+    state.add_removal(removal, removal.request_id)
+    found = state.store_sealed(removal.request_id, digest("sealed", number))
+    for following in (RemovalState.RUNNING, RemovalState.VERIFYING, RemovalState.FAILED):
+        found = state.advance(removal.request_id, following, expected={found.state})
+        state.add_removal_event(removal.request_id, "state", {"state": following.value})
 
 
 def split_transactions(state: State) -> None:
