@@ -115,9 +115,10 @@ class AdapterBank:
             if missing:
                 raise AdapterError(f"adapter {min(missing)} is not loaded")
             self._rows = None
-            self._assign([self._factors[digest] for digest in _uniform(wanted)])
+            distinct = _uniform(wanted)
+            self._assign([self._factors[digest] for digest in distinct])
             if self._head is not None:
-                self._assign_heads(self._head, [self._heads[digest] for digest in wanted])
+                self._assign_heads(self._head, [self._heads[digest] for digest in distinct])
             self._rows = wanted
         yield
 
@@ -136,9 +137,9 @@ class AdapterBank:
         self._wrap(factors)
         self._assign([factors])
         if self._head is not None and files.head is not None:
-            self._head.row_parameters = None
-            self._head.weight = _fixed(files.head.weight_CH.to(self._device))
-            self._head.bias = _fixed(files.head.bias_C.to(self._device))
+            weight_CH, bias_C = files.head.weight_CH, files.head.bias_C
+            own = Head(weight_CH=weight_CH.to(self._device), bias_C=bias_C.to(self._device))
+            self._assign_heads(self._head, [own])
         yield
 
     def _wrap(self, names: Iterable[str]) -> None:
@@ -166,6 +167,11 @@ class AdapterBank:
             }
 
     def _assign_heads(self, head: ClassifierHead, rows: Sequence[Head]) -> None:
+        """One entry: of all rows; otherwise one a row."""
+        if len(rows) == 1:
+            head.weight.data, head.bias.data = rows[0].weight_CH, rows[0].bias_C
+            head.row_parameters = None
+            return
         most = max(len(row.bias_C) for row in rows)
         extra = [most - len(row.bias_C) for row in rows]
         head.row_parameters = {
@@ -204,7 +210,3 @@ class AdapterBank:
 
 def _uniform(rows: tuple[str, ...]) -> tuple[str, ...]:
     return rows[:1] if len(set(rows)) == 1 else rows
-
-
-def _fixed(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad=False)

@@ -95,6 +95,55 @@ def test_swaps_under_load_drop_nothing_and_mix_nothing(
         assert text == expected[digest]
 
 
+def test_a_classifier_is_swapped_under_load(tmp_path: Path) -> None:
+    """Versions with other labels, and another number of them."""
+    config, texts = minilm_config(), ["where is my card", "good morning", "cancel it"]
+    files = []
+    for n in range(3):
+        labels = tuple(f"label {c} of {n}" for c in range(2 + n))
+        write_export(tmp_path / str(n), config, seed=n, modules=("query",), labels=labels)
+        files.append(read(tmp_path / str(n)))
+
+    with running(config, {"production": files[0], "quiet": files[0]}) as rig:
+
+        def classify(name: str = "production") -> dict[str, Any]:
+            found = httpx.post(
+                f"{rig.url}/v1/classify", json={"model": name, "input": texts}, timeout=60
+            )
+            assert found.status_code == 200, found.text
+            body: dict[str, Any] = found.json()
+            return body
+
+        expected = {}
+        for each in files:
+            rig.served.swap("quiet", each)
+            expected[each.digest] = classify("quiet")
+        stop, answered = threading.Event(), []
+        begun = threading.Semaphore(0)
+
+        def ask() -> None:
+            while not stop.is_set():
+                answered.append(classify())
+                begun.release()
+
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask) for _ in range(4)]
+            for each in (*files[1:], *files):
+                for _ in range(4):
+                    assert begun.acquire(timeout=60)
+                rig.served.swap("production", each)
+            stop.set()
+            for future in asking:
+                future.result()
+    assert {body["system_fingerprint"] for body in answered} == set(expected)
+    for body in answered:
+        own = expected[body["system_fingerprint"]]
+        assert body["labels"] == own["labels"]
+        for entry, wanted in zip(body["data"], own["data"], strict=True):
+            assert entry["label"] == wanted["label"]
+            assert entry["probs"] == pytest.approx(wanted["probs"], abs=1e-5)
+
+
 def test_a_request_ends_with_the_version_that_it_began_with(
     rig: Rig, versions: list[AdapterFiles]
 ) -> None:
