@@ -10,7 +10,7 @@ from fedpeft.cli import removal_options as options
 from fedpeft.cli.client_status import only_client
 from fedpeft.cli.remote_options import IdentityOption, JsonOption, ServerOption, connect, echo_json
 from fedpeft.cli.removal_follow import PATIENCE_S, follow
-from fedpeft.cli.removal_rows import Choice, choose, columns_of, deadline_of, rows_to_send
+from fedpeft.cli.removal_rows import Choice, choose, deadline_of, rows_to_send
 from fedpeft.errors import InputError
 
 
@@ -134,10 +134,11 @@ def request(
         own_salt = salt_in(salt or identity / FILE)
         rows = rows_to_send(
             chosen,
-            columns_of(run.config, list(chosen.forget.columns)),
+            run.config,
             num_retain=retain,
             held_out=held_out,
             seed=derive_seed(int.from_bytes(own_salt, "big"), "rows that stay"),
+            method=method,
         )
         order = RemovalOrder(
             adapter=adapter,

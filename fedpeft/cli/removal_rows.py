@@ -58,54 +58,62 @@ def choose(choice: Choice) -> Chosen:
     return Chosen(forget=forget, retain=retain)
 
 
-def columns_of(config: Mapping[str, Any], there: Sequence[str]) -> list[str]:
-    """Returns the columns that a job reads: those of the task, and those that only the gate reads.
-
-    No other column leaves the machine.
-
-    Args:
-        config: Of the run that made the adapter.
-        there: Columns of the client's file.
-    """
-    from fedpeft.config import validate_config
-    from fedpeft.federated.assembly import needed_columns
-    from fedpeft.unlearning.gate.rows import PARAPHRASED, PERTURBED
-
-    loaded = validate_config(config, "the adapter's run")
-    wanted = needed_columns(loaded.model, loaded.data)
-    return [*wanted, *(name for name in (PARAPHRASED, PERTURBED) if name in there)]
-
-
 def rows_to_send(
-    chosen: Chosen, columns: Sequence[str], *, num_retain: int, held_out: Path | None, seed: int
+    chosen: Chosen,
+    config: Mapping[str, Any],
+    *,
+    num_retain: int,
+    held_out: Path | None,
+    seed: int,
+    method: str,
 ) -> "JobRows":
-    """Returns what a job at the server gets.
+    """Returns what a job at the server gets, checked as the job itself does.
+
+    Only the columns that the task reads, and those that only the gate reads, leave the machine.
 
     Args:
         chosen: The client's rows.
-        columns: To be sent.
+        config: Of the run that made the adapter.
         num_retain: Rows that stay, at most; drawn at random.
         held_out: File of rows that nobody trained on.
         seed: Draws them.
+        method: Retraining needs no rows that stay.
 
     Raises:
-        DataError: If a column is missing, or a row is to be forgotten and would stay too.
+        DataError: If a column or a value is missing, too few rows stay, or a row is to be forgotten
+            and is among the others too.
     """
     import numpy as np
 
+    from fedpeft.config import validate_config
+    from fedpeft.federated.assembly import needed_columns
     from fedpeft.models.sources import read_table
+    from fedpeft.unlearning.gate.rows import PARAPHRASED, PERTURBED
+    from fedpeft.unlearning.job_rows import job_tables
     from fedpeft.unlearning.records import JobRows, rows_of
 
-    retain = chosen.retain
+    loaded = validate_config(config, "the adapter's run")
+    needed = needed_columns(loaded.model, loaded.data)
+
+    def sent(table: "Table") -> list[dict[str, Any]]:
+        beside = [name for name in (PARAPHRASED, PERTURBED) if name in table.columns]
+        return rows_of(in_columns(table, [*needed, *beside]))
+
+    # A row without a value taught nothing, so it cannot show what stayed either.
+    columns = [chosen.retain.column(name) for name in needed]
+    whole = [n for n, row in enumerate(zip(*columns, strict=True)) if None not in row]
+    retain = chosen.retain.take(whole)
     if retain.num_rows > num_retain:
         drawn = np.random.default_rng(seed).choice(retain.num_rows, num_retain, replace=False)
         retain = retain.take(sorted(drawn.tolist()))
-    others = rows_of(in_columns(read_table(str(held_out), []), columns)) if held_out else []
-    return JobRows(
-        forget=rows_of(in_columns(chosen.forget, columns)),
-        retain=rows_of(in_columns(retain, columns)),
-        held_out=others,
+    rows = JobRows(
+        forget=sent(chosen.forget),
+        retain=sent(retain),
+        held_out=sent(read_table(str(held_out), [])) if held_out is not None else [],
     )
+    if method != "retrain":
+        job_tables(rows, loaded.model, loaded.data, check_share=0.5, seed=0)
+    return rows
 
 
 def in_columns(table: "Table", columns: Sequence[str]) -> "Table":

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ SECRET = "Basil Mahfouz"
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with listening(tmp_path_factory.mktemp("federation")) as opened:
+    with listening(tmp_path_factory.mktemp("federation"), max_open_removals=1000) as opened:
         yield opened
 
 
@@ -157,6 +158,19 @@ def test_ways_to_name_records(
     assert [row["text"] for row in sent(rig, newest(rig)).forget] == expected
 
 
+def test_rows_without_a_value_are_not_sent_along(
+    rig: Rig, fedpeft: Fedpeft, own: Path, state: Path
+) -> None:
+    """They taught nothing, and a job could not use them."""
+    with own.open("a") as file:
+        file.write('{"id": 10, "patient": "p", "text": "message 10", "label": null}\n')
+    code, _, err = fedpeft(
+        *("request", "--adapter", trained(rig), "--data", own, "--ids", "1", "--state", state)
+    )
+    assert code == 0, err
+    assert len(sent(rig, newest(rig)).retain) == 9
+
+
 def test_asking_again_goes_on_with_the_same_request(
     rig: Rig, fedpeft: Fedpeft, own: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +277,27 @@ def test_input_that_cannot_be_used(
     assert (code, len(err.splitlines())) == (2, 1), err
     assert message in err
     assert len(rig.state.removals()) == before
+    assert not StateFolder(state).tombstones.exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "message 1", "label": "y"}, "1 of the rows that stay are to be forgotten too"),
+        ({"text": None, "label": "y"}, "rows to be forgotten: row 2 has no 'text'"),
+    ],
+    ids=["the same text stays", "a value is missing"],
+)
+def test_rows_that_no_job_could_use(
+    rig: Rig, fedpeft: Fedpeft, own: Path, state: Path, row: dict[str, Any], message: str
+) -> None:
+    """Told here, where rows may be named, and not by a job that fails."""
+    own.write_text(own.read_text() + json.dumps({"id": 10, "patient": "", **row}) + "\n")
+    code, _, err = fedpeft(
+        *("request", "--adapter", trained(rig), "--data", own, "--state", state),
+        *("--ids", "1" if row["text"] else "1,10"),
+    )
+    assert (code, message in err) == (2, True), err
     assert not StateFolder(state).tombstones.exists()
 
 
