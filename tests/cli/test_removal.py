@@ -99,7 +99,18 @@ def test_records_are_marked_sealed_and_sent(
     held_out.write_text("text,label,source\nnobody saw this,x,elsewhere\n")
     code, out, err = fedpeft(
         *("request", "--adapter", adapter[:12], "--data", own, "--ids", "3, 7", "--state", state),
-        *("--held-out", held_out, "--retain", 5, "--deadline", "30d", "--precision", "fp32"),
+        *(
+            "--client",
+            "clinic",
+            "--held-out",
+            held_out,
+            "--retain",
+            5,
+            "--deadline",
+            "30d",
+            "--precision",
+            "fp32",
+        ),
         *("--set", "unlearning.num_epochs=2", "--set", "gate.max_remaining=0.4", "--json"),
     )
     assert code == 0, err

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,12 @@ from tests.server.runs import play_round, submitted
 
 HERE = {"place": "client"}
 DIGEST = "d" * 64
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with listening(tmp_path_factory.mktemp("federation"), max_open_removals=1000) as opened:
+        yield opened
 
 
 def refused(call: Callable[[], object], code: str) -> str:
