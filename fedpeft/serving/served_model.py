@@ -1,6 +1,6 @@
 """The base model that answers, and its forward passes.
 
-Legend: N rows, T tokens, V vocabulary, C classes.
+Legend: N rows, T tokens, E different ends of rows, V vocabulary, C classes.
 """
 
 from collections.abc import Sequence
@@ -168,15 +168,19 @@ class ServedModel:
             # Added to the scores: attention that was written out takes no bool.
             mask = torch.zeros(visible.shape, dtype=self._dtype, device=self.device)
             mask.masked_fill_(~visible, torch.finfo(self._dtype).min)
+            # A vocabulary is large: logits are made where some row ends, not at every token.
+            ends_E = torch.tensor(sorted(set(last_N.tolist())))
+            end_of_N = torch.searchsorted(ends_E, last_N)
             out = self._base(
                 input_ids=to_device(ids_NT, self.device),
                 position_ids=positions_NT,
                 attention_mask=mask,
                 past_key_values=cache,
                 use_cache=True,
+                logits_to_keep=to_device(ends_E, self.device),
             )
             rows_N = torch.arange(len(last_N), device=self.device)
-            logits: Tensor = out.logits[rows_N, to_device(last_N, self.device)].float().cpu()
+            logits: Tensor = out.logits[rows_N, to_device(end_of_N, self.device)].float().cpu()
         return logits
 
     @property
