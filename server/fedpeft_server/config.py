@@ -166,6 +166,32 @@ class RunsConfig(BaseModel):
     )
 
 
+class RemovalsConfig(BaseModel):
+    """Where the jobs of removal requests run, on Ray."""
+
+    model_config = _FROZEN
+
+    ray: str = Field(
+        default="",
+        description="Address of a Ray cluster, such as 'ray.example.org:6379'; it can read the "
+        "records of jobs that it runs. Empty: Ray is started on this machine with the first job.",
+    )
+    max_jobs: int = Field(default=1, ge=1, description="At a time; others wait.")
+    num_cpus_per_job: int = Field(default=1, ge=1, description="Processors of one job.")
+    num_gpus_per_job: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="GPUs of one job, or a share of one."
+    )
+    max_attempts: int = Field(
+        default=3, ge=1, description="Of one request whose workers are lost, before it fails."
+    )
+    replica_timeout_s: float = Field(
+        default=60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="For what serves an alias to follow a publication, before it is reported.",
+    )
+
+
 class ServerConfig(BaseModel):
     """A whole server."""
 
@@ -177,6 +203,7 @@ class ServerConfig(BaseModel):
     log: LogConfig = LogConfig()
     limits: LimitsConfig = LimitsConfig()
     runs: RunsConfig = RunsConfig()
+    removals: RemovalsConfig = RemovalsConfig()
 
     @property
     def database(self) -> str:

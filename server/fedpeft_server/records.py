@@ -67,6 +67,7 @@ class RunRecord:
         submitted_by: The name in the submitter's certificate.
         held_out: Artifact with the held-out rows; None where the configuration names none.
         held_out_suffix: Says their format: `.jsonl`, `.csv`, `.parquet`, or empty.
+        start_from: Digest of the version that is its round 0; None: drawn from its seed.
     """
 
     run_id: str
@@ -80,6 +81,7 @@ class RunRecord:
     reason: str = ""
     held_out: str | None = None
     held_out_suffix: str = ""
+    start_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

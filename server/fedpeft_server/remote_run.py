@@ -53,6 +53,9 @@ def _newest(context: RunContext, start: Start) -> Adapter:
     stored = context.state.newest_adapter(context.run_id)
     if stored is not None:
         return Adapter(record=stored, blob=context.artifacts.get(stored.artifact))
+    named = context.state.run(context.run_id).start_from
+    if named is not None:
+        return _start_from(context, start, named)
     model: ModelConfig = start.terms.model
     first = AdapterRecord(
         digest=start.digest,
@@ -70,6 +73,38 @@ def _newest(context: RunContext, start: Start) -> Adapter:
     )
     context.state.start_adapter(first)
     return Adapter(record=first, blob=start.adapter)
+
+
+def _start_from(context: RunContext, start: Start, digest: str) -> Adapter:
+    """Records the version of another run as round 0."""
+    parent = context.state.adapter(digest)
+    blob = context.artifacts.get(parent.artifact)
+    if parent.base_digest != start.terms.base_digest:
+        raise DataError(
+            f"adapter {digest[:12]} is on the base model {parent.base_digest[:12]}, and the run is "
+            f"on {start.terms.base_digest[:12]}; name a version on the same base model"
+        )
+    if context.compute("fits", blob) is not True:
+        raise DataError(
+            f"adapter {digest[:12]} has other tensors than the run's; name a version with the same "
+            "rank and modules"
+        )
+    first = AdapterRecord(
+        digest=parent.digest,
+        run_id=context.run_id,
+        round=0,
+        parent=parent.digest,
+        base_model=parent.base_model,
+        base_digest=parent.base_digest,
+        artifact=parent.artifact,
+        participants=parent.participants,
+        epsilon=parent.epsilon,
+        metrics=parent.metrics,
+        created_at=datetime.now(UTC),
+        export=None,
+    )
+    context.state.start_adapter(first)
+    return Adapter(record=first, blob=blob)
 
 
 def _check_terms(agreed: str, now: RunTerms) -> None:

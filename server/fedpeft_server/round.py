@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -32,12 +32,15 @@ LATE: Final = "late"
 SURPLUS: Final = "surplus"
 REJECTED: Final = "rejected"
 REVOKED: Final = "revoked"
+REMOVED: Final = "rows-removed"
 
 # Asked again at the next attempt: what it failed at may have passed.
 _PASSING = frozenset({LATE, REJECTED, refusals.REMOVED, refusals.LOST, refusals.INTERNAL})
 # Codes of clients that may have released something, whatever they say; also who was revoked may
 # have been asked before, by this process or the last one.
-_MAY_HAVE_RELEASED = frozenset({LATE, SURPLUS, REJECTED, REVOKED, refusals.LOST, refusals.INTERNAL})
+_MAY_HAVE_RELEASED = frozenset(
+    {LATE, SURPLUS, REJECTED, REVOKED, REMOVED, refusals.LOST, refusals.INTERNAL}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,15 @@ class Round:
         """
         started = time.monotonic()
         self._tell(events.ROUND_STARTED, cohort=list(self._cohort))
-        updates, missing = self._collect()
+        collected, missing = self._collect()
+        # Their rows may hold some that are to be forgotten, and nobody has used them yet.
+        removed = {
+            u.client_id: REMOVED
+            for u in collected
+            if self._context.state.rows_removed_since(u.client_id, u.received_at)
+        }
+        updates, missing = [u for u in collected if u.client_id not in removed], missing | removed
+        self._check_quorum(updates, missing)
         chosen = sorted(updates, key=lambda u: (u.received_at, u.client_id))[: self._wanted]
         missing |= {u.client_id: SURPLUS for u in updates if u not in chosen}
         # In the order of their names, so that a sum of floats does not depend on who was faster.
@@ -84,7 +95,7 @@ class Round:
         made = self._aggregate(chosen)
         record = self._record(chosen, missing, made, started)
         self._context.state.finish_round(self._context.run_id, *record)
-        for update in updates:
+        for update in collected:
             self._context.artifacts.delete(update.artifact)
         round_record, adapter_record = record
         self._tell(
@@ -138,15 +149,18 @@ class Round:
                 message=f"round {self._number}: {len(got)} updates of the {self._quorum} it needs",
             )
             context.wait(1.0)
-        if len(got) < self._quorum:
-            reasons = ", ".join(f"{n} {code}" for code, n in Counter(missing.values()).items())
-            raise QuorumError(
-                f"round {self._number} has {len(got)} updates of the {self._quorum} it needs "
-                f"({reasons}); resume the run when more clients can take part"
-            )
+        self._check_quorum(got, missing)
         enrolled = context.enrolled()
         gone = [c for c in self._cohort if c not in got and c not in enrolled]
         return list(got.values()), missing | dict.fromkeys(gone, REVOKED)
+
+    def _check_quorum(self, updates: Sized, missing: Mapping[str, str]) -> None:
+        if len(updates) < self._quorum:
+            reasons = ", ".join(f"{n} {code}" for code, n in Counter(missing.values()).items())
+            raise QuorumError(
+                f"round {self._number} has {len(updates)} updates of the {self._quorum} it needs "
+                f"({reasons}); resume the run when more clients can take part"
+            )
 
     def _may_still(self, client_id: str, missing: Mapping[str, str]) -> bool:
         return missing.get(client_id, LATE) in _PASSING and client_id in self._context.enrolled()

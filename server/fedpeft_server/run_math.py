@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from fedpeft.config import validate_config
 from fedpeft.dp.events import DpSgdEvent
+from fedpeft.errors import ProtocolError
 from fedpeft.federated.messages import Acceptance
 from fedpeft.federated.terms import RunTerms
 from fedpeft.types import TensorDict, size_bytes, tensor_digest
-from fedpeft.wire.blobs import TensorSpec, from_blob, specs_of, to_blob
+from fedpeft.wire.blobs import TensorSpec, check_blob, from_blob, specs_of, to_blob
 from fedpeft_server.records import Participant, RunPlanRecord
 
 if TYPE_CHECKING:
@@ -113,6 +114,14 @@ class RunMath:
         return RunPlanRecord(
             terms_json=terms.to_json(), participants=tuple(participants), cohorts=plan.cohorts
         )
+
+    def fits(self, adapter: bytes) -> bool:
+        """Returns whether an adapter has the tensors that the run's has."""
+        try:
+            check_blob(adapter, self._adapter_specs)
+        except ProtocolError:
+            return False
+        return True
 
     def hold(self, adapter: bytes, digest: str) -> None:
         """Keeps the adapter that a round's updates started from, for `check_update`."""

@@ -15,7 +15,7 @@ from fedpeft.errors import FedpeftError
 from fedpeft_server.removals.job import JobNews, JobOutcome, JobSpec, Perform
 
 if TYPE_CHECKING:
-    import ray
+    pass
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LOOK_S = 0.2

@@ -22,6 +22,7 @@ from fedpeft_server.state.errors import (
 )
 from fedpeft_server.state.events import Events
 from fedpeft_server.state.finished import Finished
+from fedpeft_server.state.publications import Publications
 from fedpeft_server.state.removals import Removals
 from fedpeft_server.state.replicas import Replicas
 from fedpeft_server.state.rounds import Rounds
@@ -53,6 +54,7 @@ class State(
     Budgets,
     Events,
     Removals,
+    Publications,
     Audit,
 ):
     """All that the coordinator must not forget; open it with `State.open`, in a `with` block."""

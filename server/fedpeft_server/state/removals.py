@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, insert, select, update
@@ -112,6 +113,14 @@ class Removals(Store):
         where = [] if client_id is None else [REMOVALS.c.client_id == client_id]
         with self._database.reading() as connection:
             return _read(connection, *where)
+
+    def rows_removed_since(self, client_id: str, moment: datetime) -> bool:
+        """Returns whether a removal of a client's rows was requested at that moment or later."""
+        query = select(REMOVALS.c.request_id).where(
+            REMOVALS.c.client_id == client_id, REMOVALS.c.created_at >= moment
+        )
+        with self._database.reading() as connection:
+            return connection.execute(query.limit(1)).first() is not None
 
     def removals_in(self, states: Collection[RemovalState]) -> list[RemovalRecord]:
         """Returns the requests in these states, the earliest deadline first.

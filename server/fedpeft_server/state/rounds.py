@@ -102,6 +102,11 @@ class Rounds(Store):
                     f"round {round.round} of run {run_id} starts from adapter "
                     f"{parent.digest[:12]}, not from {(adapter.parent or 'none')[:12]}"
                 )
+            if parent.status == "withdrawn":
+                raise WrongStateError(
+                    f"adapter {parent.digest[:12]}, which round {round.round} of run {run_id} goes "
+                    f"on from, was withdrawn by {parent.withdrawn_by}; submit a new run"
+                )
             left_out = set(round.cohort) - set(adapter.participants)
             if left_out:
                 raise WrongStateError(

@@ -102,6 +102,7 @@ RUNS = Table(
     _text("submitted_by"),
     Column("held_out", Text),
     _text("held_out_suffix"),
+    Column("start_from", Text),
     _text("submitter"),
     _text("idempotency_key"),
     UniqueConstraint("submitter", "idempotency_key"),

@@ -47,6 +47,7 @@ def test_an_older_state_is_migrated_with_what_is_in_it(location: str, execute: E
     # What 0003 and 0002 added is taken away again.
     for table in ("aliases", "replicas", "removal_events", "removals"):
         execute(f"DROP TABLE server_{table}")
+    execute("ALTER TABLE server_runs DROP COLUMN start_from")
     for column in ("status", "manifest_json", "withdrawn_by"):
         execute(f"ALTER TABLE server_adapters DROP COLUMN {column}")
     postgresql = "://" in location

@@ -15,6 +15,7 @@ def upgrade() -> None:
     )
     op.add_column("server_adapters", sa.Column("manifest_json", sa.Text))
     op.add_column("server_adapters", sa.Column("withdrawn_by", sa.Text))
+    op.add_column("server_runs", sa.Column("start_from", sa.Text))
     op.create_table(
         "server_aliases",
         sa.Column("name", sa.Text, nullable=False),

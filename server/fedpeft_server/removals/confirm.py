@@ -1,0 +1,72 @@
+"""Whether what serves an alias serves what was published: told by fingerprints of outputs."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from fedpeft.errors import FedpeftError
+from fedpeft.registry.fingerprint import Fingerprint
+from fedpeft_server.records import ReplicaRecord
+from fedpeft_server.removals import events
+from fedpeft_server.state import State
+
+_ALIVE = timedelta(seconds=10)
+
+
+@dataclass(kw_only=True)
+class Confirmation:
+    """One publication that replicas are to follow.
+
+    Attributes:
+        aliases: That were moved.
+        adapter: Digest of the successor.
+        fingerprint_json: Of the successor's outputs, as the job measured them; empty where no job
+            did.
+        until_s: By the monotonic clock; whoever has not followed by then is told of.
+    """
+
+    request_id: str
+    aliases: Sequence[str]
+    adapter: str
+    fingerprint_json: str
+    until_s: float
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def settle(self, state: State) -> bool:
+        """Records the outcome where there is one; returns whether there is.
+
+        A replica counts while it reports: it has to say, after the publication, that it serves the
+        successor, with outputs that are the successor's.
+        """
+        replicas = [
+            replica
+            for alias in self.aliases
+            for replica in state.replicas(alias)
+            if replica.reported_at >= self.since - _ALIVE
+        ]
+        wrong = {r.replica_id: self._problem(r) for r in replicas}
+        wrong = {name: problem for name, problem in wrong.items() if problem}
+        if wrong and time.monotonic() < self.until_s:
+            return False
+        if wrong:
+            body = [{"replica": name, "problem": problem} for name, problem in wrong.items()]
+            state.add_removal_event(self.request_id, events.UNCONFIRMED, {"replicas": body})
+        else:
+            names = [replica.replica_id for replica in replicas]
+            state.add_removal_event(self.request_id, events.CONFIRMED, {"replicas": names})
+        return True
+
+    def _problem(self, replica: ReplicaRecord) -> str:
+        if replica.reported_at < self.since:
+            return "it has not reported since"
+        if replica.adapter != self.adapter:
+            return replica.problem or f"it serves {replica.adapter[:12] or 'nothing'}"
+        if not self.fingerprint_json:
+            return ""
+        try:
+            told = Fingerprint.from_json(replica.fingerprint_json)
+            same = told.agrees_with(Fingerprint.from_json(self.fingerprint_json))
+        except FedpeftError:
+            return "its fingerprint cannot be read"
+        return "" if same else "its outputs are not those of the successor"

@@ -1,0 +1,126 @@
+"""The one transaction in which a removal takes effect: all of it, or nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from fedpeft_server.records import (
+    AdapterRecord,
+    AliasRecord,
+    RemovalRecord,
+    RemovalState,
+    RunRecord,
+)
+from fedpeft_server.removals import events
+from fedpeft_server.state import adapters, aliases, audit, finished, removals, withdrawals
+from fedpeft_server.state.errors import WrongStateError
+from fedpeft_server.state.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What is published.
+
+    Attributes:
+        request_id: The removal.
+        successor: The version that takes the place of the affected ones, with its export.
+        run: That it is recorded under; None where rounds made it, and it is recorded already.
+        manifest_json: Of the successor, signed.
+        affected: Digests of the versions that are withdrawn.
+        receipt_json: Signed.
+        receipt_digest: sha256 of the receipt.
+    """
+
+    request_id: str
+    successor: AdapterRecord
+    run: RunRecord | None
+    manifest_json: str
+    affected: tuple[str, ...]
+    receipt_json: str
+    receipt_digest: str
+
+
+class Publications(Store):
+    """The publications' part of the state."""
+
+    def publish_removal(
+        self, publication: Publication
+    ) -> tuple[RemovalRecord, Sequence[AliasRecord]]:
+        """Records the successor, moves the aliases, withdraws what was affected, ends the request.
+
+        Call `tell_removals` after it.
+
+        Returns:
+            The request, and the aliases that were moved. One that was published before is returned
+            as it is, and nothing moves.
+
+        Raises:
+            NotFoundError: If there is no such request or version.
+            WrongStateError: If it is not being verified, or a version that it starts from was
+                withdrawn meanwhile.
+        """
+        with self._database.writing() as connection:
+            removal = removals.known(connection, publication.request_id)
+            if removal.state is RemovalState.PUBLISHED:
+                return removal, ()
+            moved = _take_effect(connection, removal, publication)
+            published = removals.advance(
+                connection,
+                removal.request_id,
+                RemovalState.PUBLISHED,
+                expected=(RemovalState.VERIFYING,),
+                successor=publication.successor.digest,
+                receipt_json=publication.receipt_json,
+            )
+            body = {
+                "adapter": publication.successor.digest,
+                "withdrawn": list(publication.affected),
+                "aliases": [alias.name for alias in moved],
+                "receipt": publication.receipt_digest,
+            }
+            removals.add_event(connection, removal.request_id, events.PUBLISHED, body)
+            state = {"state": published.state.value, "reason": ""}
+            removals.add_event(connection, removal.request_id, events.STATE, state)
+            audit.append(
+                connection,
+                actor=removal.requested_by,
+                action="removal",
+                subject=removal.request_id,
+                outcome="ok",
+                detail={
+                    "method": removal.method,
+                    "successor": publication.successor.digest,
+                    "withdrawn": list(publication.affected),
+                    "receipt": publication.receipt_digest,
+                },
+            )
+        return published, moved
+
+
+def _take_effect(
+    connection: Connection, removal: RemovalRecord, publication: Publication
+) -> list[AliasRecord]:
+    named = adapters.version(connection, removal.run_id, removal.round)
+    assert named is not None
+    if named.status == "withdrawn":
+        raise WrongStateError(
+            f"adapter {named.digest[:12]} was withdrawn by {named.withdrawn_by} while a successor "
+            "of it was made; the job begins again"
+        )
+    successor = publication.successor
+    if publication.run is not None:
+        finished.add_finished(
+            connection,
+            publication.run,
+            successor,
+            publication.manifest_json,
+            removal.request_id,
+            removal.requested_by,
+            parent=named,
+        )
+    recorded = adapters.version(connection, successor.run_id, successor.round)
+    assert recorded is not None
+    moved = aliases.move(connection, publication.affected, recorded, removal.requested_by)
+    withdrawals.withdraw(connection, publication.affected, removal.request_id)
+    return moved
