@@ -1,13 +1,12 @@
 """The process that owns Ray: removal jobs are its tasks, each in a Ray worker of its own.
 
-It is the object of a `WarmWorker`. The coordinator calls it briefly and often; when it is killed, or
-Ray's head is, the call is lost, the coordinator begins its jobs again with a new one, and the Ray
-that this one started ends with it.
+It is the object of a `WarmWorker`. The coordinator calls it briefly and often; when it is killed,
+or Ray's head is, the call is lost, the coordinator begins its jobs again with a new one, and the
+Ray that this one started ends with it.
 """
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +175,3 @@ def _start(config: RayConfig) -> None:
             f"Ray cannot be reached at {config.address or 'this machine'}: "
             f"{next(iter(str(error).splitlines()), '')}"
         ) from error
-
-
-MakeDriver = Callable[[], RayDriver]

@@ -234,7 +234,7 @@ class RemovalJobs:
         removal = self._state.removal(news.request_id)
         if news.kind == "progress":
             self._state.set_progress(removal.request_id, news.share)
-            body = {"phase": news.phase, "share": news.share}
+            body: dict[str, JsonValue] = {"phase": news.phase, "share": news.share}
             self._tell(removal.request_id, events.PROGRESS, body)
             return
         self._jobs.discard(removal.request_id)
@@ -304,7 +304,7 @@ class RemovalJobs:
         removal = self._state.removal(request_id)
         order = job_order(self._state, self._artifacts, removal)
         run_config = dict(order.run_config) | {"adapter": outcome.result["adapter"]}
-        stored = {
+        stored: dict[str, JsonValue] = {
             "job": dict(outcome.result),
             "run_config": json.dumps(run_config, sort_keys=True),
             "measured_by": measured_by,
@@ -347,6 +347,7 @@ class RemovalJobs:
             fingerprint = job["fingerprint"]["expected"]
         try:
             _, moved = self._state.publish_removal(publication)
+            self._state.tell_removals()
         except WrongStateError as error:
             self._again(removal, str(error))
             return
@@ -370,9 +371,7 @@ class RemovalJobs:
             newest = self._state.newest_adapter(run.run_id)
             if run.status in UNDER_WAY and newest is not None and newest.digest in affected:
                 try:
-                    self._stop_run(
-                        run.run_id, "a removal withdrew the version that it goes on from"
-                    )
+                    self._stop_run(run.run_id, "a removal withdrew the version it goes on from")
                 except WrongStateError:  # it ended by itself
                     assert self._state.run(run.run_id).status is not RunStatus.RUNNING
 
@@ -381,7 +380,7 @@ class RemovalJobs:
     def _begun(self, removal: RemovalRecord) -> None:
         number = removal.num_attempts + 1
         self._turn(removal.request_id, _S.RUNNING, expected=(_S.PLANNED,), num_attempts=number)
-        body = {"number": number, "max_attempts": self._max_attempts}
+        body: dict[str, JsonValue] = {"number": number, "max_attempts": self._max_attempts}
         self._tell(removal.request_id, events.ATTEMPT, body)
 
     def _again(self, removal: RemovalRecord, what: str) -> None:
