@@ -70,6 +70,10 @@ class Manifests:
         )
         return self.signer.sign(KIND, manifest.to_body())
 
+    def deltas(self, adapter: AdapterRecord) -> dict[str, float]:
+        """Returns participant → delta of its epsilon, where there is one."""
+        return self._known_of(adapter)[1]
+
     def _participants(self, adapter: AdapterRecord) -> list[ManifestParticipant]:
         datasets, deltas = self._known_of(adapter)
         return [

@@ -72,9 +72,8 @@ def perform(spec: JobSpec, told: Told) -> JobOutcome:
     """
     import json
 
-    from fedpeft.unlearning.order import JobOrder
-
     from fedpeft.unlearning.job import run_job
+    from fedpeft.unlearning.order import JobOrder
     from fedpeft.unlearning.records import JobRows
     from fedpeft.unlearning.sealing import open_sealed
 

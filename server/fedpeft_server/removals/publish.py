@@ -1,17 +1,21 @@
 """From a verified result to what is published: records, manifest and receipt, nothing written."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fedpeft.unlearning.receipt import KIND as RECEIPT
-from fedpeft.unlearning.receipt import make_receipt
-
 from fedpeft.registry.artifacts import ArtifactStore
 from fedpeft.registry.signing import RegistrySigner
+from fedpeft.unlearning.order import JobResult
 from fedpeft.unlearning.plan import RemovalPlan
+from fedpeft.unlearning.receipt import (
+    KIND,
+    Receipt,
+    Request,
+    make_receipt,
+    receipt_digest,
+)
 from fedpeft_server.manifests import Manifests
 from fedpeft_server.records import (
     AdapterRecord,
@@ -53,7 +57,7 @@ class Publisher:
         """
         assert removal.result is not None
         assert removal.result_artifact is not None
-        result: Mapping[str, Any] = removal.result  # type: ignore[assignment]
+        result: Mapping[str, Any] = removal.result
         job: Mapping[str, Any] = result["job"]
         named = named_version(self.state, removal)
         run = self.state.run(named.run_id)
@@ -127,14 +131,9 @@ class Publisher:
                 void=plan.guarantee == "void",
                 removal=removal.request_id,
             )
-        body = make_receipt(
-            removal=removal,
-            plan=plan,
-            affected=affected,
-            successor=successor,
-            audit_head=str(self.state.audit_head()),
+        receipt = self.signer.sign(
+            KIND, self._receipt(removal, plan, affected, successor).to_body()
         )
-        receipt = self.signer.sign(RECEIPT, body)
         return Publication(
             request_id=removal.request_id,
             successor=successor,
@@ -142,17 +141,50 @@ class Publisher:
             manifest_json=manifest,
             affected=affected,
             receipt_json=receipt,
-            receipt_digest=hashlib.sha256(receipt.encode()).hexdigest(),
+            receipt_digest=receipt_digest(receipt),
+        )
+
+    def _receipt(
+        self,
+        removal: RemovalRecord,
+        plan: RemovalPlan,
+        affected: tuple[str, ...],
+        successor: AdapterRecord,
+    ) -> Receipt:
+        stored: Mapping[str, Any] | None = removal.result
+        deltas = self.manifests.deltas(successor)
+        return make_receipt(
+            Request(
+                request_id=removal.request_id,
+                client_id=removal.client_id,
+                requested_by=removal.requested_by,
+                requested_at=removal.created_at,
+                num_records=removal.num_records,
+                records_digest=removal.records_digest,
+            ),
+            plan,
+            affected=affected,
+            aliases=[a.name for a in self.state.aliases() if a.digest in affected],
+            successor=successor.digest,
+            result=None if stored is None else JobResult.model_validate(stored["job"]),
+            measured_by="nobody" if stored is None else stored["measured_by"],
+            epsilon={
+                client_id: (epsilon, deltas[client_id])
+                for client_id, epsilon in successor.epsilon.items()
+                if client_id in deltas
+            },
+            audit_head=str(self.state.audit_head()),
+            created_at=datetime.now(UTC),
         )
 
 
 def _epsilon(
     named: AdapterRecord, removal: RemovalRecord, plan: RemovalPlan, job: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Participant → epsilon of the successor; nobody's where the guarantee was given up."""
-    if plan.guarantee == "void":
-        return {}
+    """Participant → epsilon of the successor; that of the records' owner may be given up."""
     epsilon = dict(named.epsilon)
+    if plan.guarantee == "void":
+        epsilon.pop(removal.client_id, None)
     if plan.guarantee == "charged":
         # What the owner's own ledger says after the job; never less than before.
         stated = float(job["privacy"]["epsilon_spent"])

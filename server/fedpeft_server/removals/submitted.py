@@ -18,11 +18,11 @@ class SubmissionReader:
         """See `check_submitted`."""
         import json
 
-        from fedpeft.unlearning.order import JobOrder, JobResult
         from safetensors.torch import load
 
         from fedpeft.adapters.lora import lora_pairs
         from fedpeft.federated.exported import read_exported
+        from fedpeft.unlearning.order import JobOrder, JobResult
 
         order = JobOrder.from_json(order_json)
         result = JobResult.from_json(json.dumps(outcome.result))
