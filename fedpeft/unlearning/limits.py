@@ -2,10 +2,9 @@
 
 from typing import Literal
 
-from fedpeft.unlearning.gate.measured import MEMBERSHIP, RELEARNING
+from fedpeft.unlearning.gate.names import MEMBERSHIP, RELEARNING
 from fedpeft.unlearning.gate.report import GateReport, Measurement
-from fedpeft.unlearning.methods.contract import Claim
-from fedpeft.unlearning.plan import Guarantee
+from fedpeft.unlearning.plan import Claim, Guarantee
 
 
 def limits_of(

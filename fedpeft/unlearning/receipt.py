@@ -26,9 +26,8 @@ from fedpeft.registry.trust import RegistryTrust
 from fedpeft.unlearning.gate.config import GateConfig
 from fedpeft.unlearning.gate.report import GateReport
 from fedpeft.unlearning.limits import limits_of
-from fedpeft.unlearning.methods.contract import Claim
 from fedpeft.unlearning.order import JobResult
-from fedpeft.unlearning.plan import Guarantee, RemovalPlan
+from fedpeft.unlearning.plan import Claim, Guarantee, RemovalPlan
 
 KIND: Final = "removal-receipt"
 _DIGEST = r"^[0-9a-f]{64}$"

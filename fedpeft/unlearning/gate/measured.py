@@ -11,42 +11,26 @@ import numpy as np
 
 from fedpeft.unlearning.gate.config import GateConfig
 from fedpeft.unlearning.gate.estimate import harmonic_mean, mean, membership
+from fedpeft.unlearning.gate.names import (
+    ACCURACY,
+    CHANGE,
+    CONFIDENCE,
+    EXTRACTION,
+    FORGET_QUALITY,
+    HELD_OUT_ACCURACY,
+    KEPT_ACCURACY,
+    KEPT_LOSS,
+    MEMBERSHIP,
+    RELEARNING,
+    ROUGE,
+    TRUTH_RATIO,
+    UTILITY,
+    WORST,
+)
 from fedpeft.unlearning.gate.relearned import Relearned
 from fedpeft.unlearning.gate.report import Estimate, Measurement
 from fedpeft.unlearning.gate.shown import Shown, Values
 from fedpeft.unlearning.metrics.truth_ratio import forget_quality
-
-CHANGE = "change of the rows' losses"
-ACCURACY = "memorization accuracy"
-CONFIDENCE = "confidence"
-EXTRACTION = "extraction likelihood"
-WORST = "extraction likelihood of the worst row"
-ROUGE = "ROUGE-L recall of the answers"
-MEMBERSHIP = "membership AUC"
-FORGET_QUALITY = "forget quality"
-TRUTH_RATIO = "truth ratio"
-RELEARNING = "steps to learn the rows again"
-KEPT_ACCURACY = "accuracy on rows that stay"
-KEPT_LOSS = "loss on rows that stay"
-UTILITY = "model utility"
-HELD_OUT_ACCURACY = "accuracy on held-out rows"
-
-MEASURES = (
-    CHANGE,
-    ACCURACY,
-    CONFIDENCE,
-    EXTRACTION,
-    WORST,
-    ROUGE,
-    MEMBERSHIP,
-    FORGET_QUALITY,
-    TRUTH_RATIO,
-    RELEARNING,
-    KEPT_ACCURACY,
-    KEPT_LOSS,
-    UTILITY,
-    HELD_OUT_ACCURACY,
-)
 
 _BY_CHANCE = "beyond its bound by no more than chance allows"
 
