@@ -27,9 +27,11 @@ from fedpeft_server.fleet_post import open_fleet_post
 from fedpeft_server.imports import Imports
 from fedpeft_server.manifests import Manifests
 from fedpeft_server.nodes import Nodes
+from fedpeft_server.removals.assembly import removal_jobs
 from fedpeft_server.state import State
 from fedpeft_server.telemetry.expiry import ExpiryMetrics
 from fedpeft_server.telemetry.logs import configure_logs
+from fedpeft_server.telemetry.removal_log import RemovalLog
 from fedpeft_server.telemetry.run_log import RunLog
 
 _LOG = structlog.get_logger("server")
@@ -104,6 +106,17 @@ def serve(
             watch=RunLog(registry),
         )
         stack.callback(engine.close)
+        removals = removal_jobs(
+            config.removals,
+            state=state,
+            artifacts=artifacts,
+            manifests=manifests,
+            signer=signer,
+            engine=engine,
+            folder=folder / "runs",
+            watch=RemovalLog(registry),
+        )
+        stack.callback(removals.close)
         fleet.start()
         control = ControlPlane(
             config,
@@ -113,6 +126,7 @@ def serve(
                 state, artifacts, manifests, RegistryTrust.of_authority(held.authority)
             ),
             engine=engine,
+            removal_engine=removals,
             nodes=nodes,
             trust=trust,
             about=About(
@@ -124,6 +138,7 @@ def serve(
         )
         stack.callback(control.stop)
         recovered = engine.recover()
+        removals.recover()
         control.start()
         listening = Listening(
             port=control.port, fleet_port=fleet.port, metrics_port=control.metrics_port
