@@ -36,7 +36,7 @@ from fedpeft_server.state import State, WrongStateError
 from fedpeft_server.state.removals import OPEN
 
 _S = RemovalState
-_POLL_S, _ANSWER_S, _START_S = 1.0, 60.0, 300.0
+_POLL_S, _IDLE_S, _ANSWER_S, _START_S = 1.0, 30.0, 60.0, 300.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 
 Watch = Callable[[str, Mapping[str, Any]], None]
@@ -224,7 +224,7 @@ class RemovalJobs:
             busy = bool(self._confirmations) or any(
                 r.method == RETRAIN for r in self._state.removals_in([_S.RUNNING])
             )
-            self._wake.wait(_POLL_S if busy else None)
+            self._wake.wait(_POLL_S if busy else _IDLE_S)
             return
         for news in self._ask("poll", _POLL_S, timeout_s=_ANSWER_S) or ():
             with self._lock:
