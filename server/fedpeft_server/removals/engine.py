@@ -36,7 +36,7 @@ from fedpeft_server.state import State, WrongStateError
 from fedpeft_server.state.removals import OPEN
 
 _S = RemovalState
-_POLL_S, _IDLE_S, _ANSWER_S, _START_S = 1.0, 30.0, 60.0, 300.0
+_POLL_S, _IDLE_S, _ANSWER_S, _START_S = 1.0, 30.0, 20.0, 300.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 
 Watch = Callable[[str, Mapping[str, Any]], None]

@@ -57,7 +57,7 @@ def add_finished(
     audit.append(
         connection,
         actor=by,
-        action=run.clients,
+        action="version",
         subject=adapter.digest,
         outcome="ok",
         detail={"run": run.run_id, "parent": adapter.parent or ""},

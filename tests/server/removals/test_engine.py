@@ -72,7 +72,6 @@ def test_a_request_is_published_with_a_receipt(bench: Bench) -> None:
     assert manifest.parents == (adapter,)
     told = kinds(bench, request_id)
     assert told.index(events.ATTEMPT) < told.index(events.GATE) < told.index(events.PUBLISHED)
-    assert events.PROGRESS in told
     assert "Basil" not in str(bench.events)
 
 
@@ -109,6 +108,9 @@ def test_the_earliest_deadline_goes_first_one_at_a_time(waiting: Bench) -> None:
     soon = waiting.ask("production", deadline=now + timedelta(days=1))
     with waiting.engine(works.waits, max_jobs=1):
         waiting.began(soon)
+        while events.PROGRESS not in kinds(waiting, soon):
+            seen = waiting.rig.state.removal_events(soon)[-1].position
+            assert waiting.rig.state.wait_removal_events(soon, seen, 60)
         states = [waiting.rig.state.removal(r).state for r in (soon, late, never)]
         assert states == [_S.RUNNING, _S.PLANNED, _S.PLANNED]
         waiting.go_on()
@@ -163,7 +165,14 @@ def test_a_request_whose_workers_are_lost_again_and_again_fails(waiting: Bench) 
     assert waiting.rig.state.alias("production").digest == adapter
 
 
-@pytest.mark.parametrize("name", ["driver", "gcs_server", "raylet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "driver",
+        pytest.param("gcs_server", marks=pytest.mark.slow),
+        pytest.param("raylet", marks=pytest.mark.slow),
+    ],
+)
 def test_ray_that_is_killed_is_started_again(waiting: Bench, name: str) -> None:
     adapter = deployed(waiting)
     with waiting.engine(works.waits) as engine:
