@@ -1,6 +1,7 @@
 """Removal jobs on a classifier that knows rows with wrong labels by heart."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +14,13 @@ from fedpeft.errors import ConfigError, DataError, PrivacyError, VerificationErr
 from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.models.base_model import load_base_model, load_tokenizer
 from fedpeft.models.data_config import DataConfig
-from fedpeft.models.dataset import encode_classification
+from fedpeft.models.dataset import Dataset, collate, encode_classification
 from fedpeft.models.label_space import LabelSpace
 from fedpeft.models.model_config import ModelConfig
 from fedpeft.models.table import Table
 from fedpeft.types import tensor_digest
+from fedpeft.unlearning.gate.report import GateReport
+from fedpeft.unlearning.gate.verify import Verification, Version, verify
 from fedpeft.unlearning.job import JobOrder, JobResult, measure_retrained, run_job
 from fedpeft.unlearning.methods import METHODS, Claim, Made, Removal
 from fedpeft.unlearning.records import JobRows
@@ -50,11 +53,13 @@ class Classifier:
         model = AdaptedModel(
             load_base_model(self.model), self.model, self.adapter, num_classes=2, seed=0
         )
+        learn(model, self.encoded(rows), num_steps=150)
+        return bytes(save(model.tensors()))
+
+    def encoded(self, rows: Sequence[Mapping[str, Any]]) -> Dataset:
         table = Table("rows", {name: [row[name] for row in rows] for name in ("text", "label")})
         tokenizer = load_tokenizer(self.model)
-        encoded = encode_classification(table, self.data, LabelSpace(LABELS), tokenizer, 24)
-        learn(model, encoded, num_steps=150)
-        return bytes(save(model.tensors()))
+        return encode_classification(table, self.data, LabelSpace(LABELS), tokenizer, 24)
 
     def order(self, method: str, **more: Any) -> JobOrder:
         config = {"model": self.model, "data": self.data, "adapter": self.adapter}
@@ -182,3 +187,49 @@ def test_an_export_that_computes_something_else_is_no_result(
     )  # past our own reader, to peft's
     with pytest.raises(VerificationError, match="what was exported is not what was made"):
         run_job(known.order("loku"), known.rows, known.known)
+
+
+def test_utility_is_measured_on_rows_that_the_method_did_not_see(
+    known: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[set[tuple[int, ...]]] = []
+    checked: list[set[tuple[int, ...]]] = []
+
+    class Watching(Private):
+        def make(self, removal: Removal) -> Made:
+            trained.append({tuple(ids) for ids in removal.retain.input_ids})
+            return METHODS["none"].make(removal)
+
+    def spy(verification: Verification, told: Any) -> GateReport:
+        checked.append({tuple(ids) for ids in verification.look.rows.sets["retain"].input_ids})
+        return verify(verification, told)
+
+    monkeypatch.setattr("fedpeft.unlearning.job.verify", spy)
+    run_job(known.order("loku"), known.rows, known.known, method=Watching())
+    assert len(checked[0]) == 14
+    assert len(trained[0]) == 42
+    assert not checked[0] & trained[0]
+
+
+def test_a_retrained_reference_is_what_it_is_compared_with(known: Classifier) -> None:
+    reference = Version(adapter=known.adapter, tensors=load(known.never))
+    result, _, _ = run_job(known.order("loku"), known.rows, known.known, reference=reference)
+    assert result.gate.reference
+    assert result.gate.not_measured == ()
+    (confidence,) = [m for m in result.gate.precisions["fp32"] if m.name == "confidence"]
+    assert confidence.level_of == "a model retrained without the rows"
+    found = confidence_of(known, known.never)
+    assert confidence.level is not None
+    assert confidence.level.value == pytest.approx(found, abs=1e-5)
+
+
+def confidence_of(known: Classifier, tensors: bytes) -> float:
+    """In the rows to be forgotten, without the gate."""
+    model = AdaptedModel(
+        load_base_model(known.model), known.model, known.adapter, num_classes=2, seed=0
+    )
+    model.load(load(tensors))
+    rows = known.encoded(known.rows.forget)
+    with torch.inference_mode():
+        losses = model.task_model.losses(collate(rows, range(len(rows)), model.device))
+    return float(torch.exp(-losses).mean())
