@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from fedpeft.unlearning.gate.report import GateReport
 from fedpeft.unlearning.gate.verify import Verification, Version, verify
 from fedpeft.unlearning.job import JobOrder, JobResult, measure_retrained, run_job
 from fedpeft.unlearning.methods import METHODS, Claim, Made, Removal
+from fedpeft.unlearning.metrics.rounded_weights import rounded_weights
 from fedpeft.unlearning.records import JobRows
 from tests.tiny_models import write_rows
 from tests.unlearning.memorised import learn
@@ -223,13 +225,26 @@ def test_a_retrained_reference_is_what_it_is_compared_with(known: Classifier) ->
     assert confidence.level.value == pytest.approx(found, abs=1e-5)
 
 
-def confidence_of(known: Classifier, tensors: bytes) -> float:
+def test_rounded_weights_are_those_of_the_merged_model(known: Classifier) -> None:
+    """As it is served: an adapter kept apart from a rounded base is another model."""
+    order = known.order("none", precisions=("fp32", "int4"))
+    result, blob, _ = run_job(order, known.rows, known.known)
+    (found,) = [m for m in result.gate.precisions["int4"] if m.name == "confidence"]
+    assert found.after is not None
+    assert found.after.value == pytest.approx(confidence_of(known, blob, bits=4), abs=1e-5)
+    assert found.after.value != pytest.approx(confidence_of(known, blob), abs=1e-5)
+
+
+def confidence_of(known: Classifier, tensors: bytes, bits: Literal[4] | None = None) -> float:
     """In the rows to be forgotten, without the gate."""
     model = AdaptedModel(
         load_base_model(known.model), known.model, known.adapter, num_classes=2, seed=0
     )
     model.load(load(tensors))
     rows = known.encoded(known.rows.forget)
-    with torch.inference_mode():
-        losses = model.task_model.losses(collate(rows, range(len(rows)), model.device))
+    model.method.merge(model.task_model)
+    with torch.no_grad():
+        rounded = nullcontext() if bits is None else rounded_weights(model.task_model, bits)
+        with rounded:
+            losses = model.task_model.losses(collate(rows, range(len(rows)), model.device))
     return float(torch.exp(-losses).mean())
