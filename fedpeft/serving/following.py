@@ -142,16 +142,23 @@ class Follower:
 
 
 class Following:
-    """A thread in which followers ask again and again. Use it in a `with` block."""
+    """Followers that ask again and again, each in a thread of its own. Use it in a `with` block.
+
+    While one loads a large version, the others go on saying what they serve.
+    """
 
     def __init__(self, followers: Sequence[Follower], *, poll_s: float = 1.0) -> None:
         """Takes who asks, and how long they wait in between."""
-        self._followers, self._poll_s = followers, poll_s
+        self._poll_s = poll_s
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="following", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(follower,), name="following", daemon=True)
+            for follower in followers
+        ]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -161,13 +168,13 @@ class Following:
         trace: TracebackType | None,
     ) -> None:
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
+    def _run(self, follower: Follower) -> None:
         while not self._stopped.is_set():
-            for follower in self._followers:
-                try:
-                    follower.tick()
-                except Exception:
-                    _log.exception("a defect of ours; asking again")
+            try:
+                follower.tick()
+            except Exception:
+                _log.exception("a defect of ours; asking again")
             self._stopped.wait(self._poll_s)

@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from fedpeft.serving.adapter_files import AdapterFiles
+from fedpeft.serving.http_server import HttpServer
 from fedpeft.serving.served_model import ServedModel
 
 EXCHANGES: Mapping[str, Any] = json.loads(
@@ -102,3 +107,15 @@ class RecordedVllm(httpx.BaseTransport):
             ]
             found["choices"].insert(0, {**template, "index": n, "prompt_logprobs": told})
         return httpx.Response(200, json=found)
+
+
+def listening(recorded: RecordedVllm) -> HttpServer:
+    """The same over real HTTP."""
+
+    async def answer(request: Request) -> Response:
+        found = recorded.handle_request(
+            httpx.Request(request.method, str(request.url), content=await request.body())
+        )
+        return Response(found.content, found.status_code, media_type="application/json")
+
+    return HttpServer(Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])]))
