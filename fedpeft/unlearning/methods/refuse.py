@@ -2,12 +2,14 @@
 
 from typing import Literal
 
+import numpy as np
+import torch
+
 from fedpeft.federated.adapted_model import AdaptedModel
-from fedpeft.models.dataset import Dataset, concat_datasets
+from fedpeft.models.dataset import Dataset, collate, concat_datasets
 from fedpeft.types import derive_seed
 from fedpeft.unlearning.low_rank_edit import Successor
 from fedpeft.unlearning.methods.contract import Claim, Made, Removal
-from fedpeft.unlearning.metrics.relearning import relearning_curve
 
 _NUM_STEPS, _LEARNING_RATE, _BATCH_SIZE = 40, 1e-2, 16
 
@@ -31,16 +33,22 @@ class Refuse:
             seed=removal.seed,
         )
         model.load(deployed.tensors)
-        relearning_curve(
-            model,
-            _refused(concat_datasets([removal.forget, removal.retain]), removal),
-            num_steps=_NUM_STEPS,
-            learning_rate=_LEARNING_RATE,
-            batch_size=_BATCH_SIZE,
-            max_tokens=deployed.model.max_tokens_per_batch,
-            seed=derive_seed(removal.seed, "order"),
-        )
+        rows = concat_datasets([removal.forget, removal.retain])
+        _train(model, _refused(rows, removal), derive_seed(removal.seed, "order"))
         return Made(successor=Successor(config=deployed.adapter, tensors=model.tensors(), lost=0.0))
+
+
+def _train(model: AdaptedModel, rows: Dataset, seed: int) -> None:
+    names = set(model.set_trainable(("lora_a", "lora_b")))
+    trained = [p for name, p in model.task_model.named_parameters() if name in names]
+    optimizer = torch.optim.AdamW(trained, lr=_LEARNING_RATE)
+    random = np.random.default_rng(seed)
+    for _ in range(_NUM_STEPS):
+        some = random.choice(len(rows), min(_BATCH_SIZE, len(rows)), replace=False).tolist()
+        optimizer.zero_grad()
+        loss = model.task_model.losses(collate(rows, some, model.device)).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
 
 
 def _refused(rows: Dataset, removal: Removal) -> Dataset:
