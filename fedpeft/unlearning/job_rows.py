@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -75,31 +74,6 @@ def job_tables(
         held_out=held_out,
         shares=False,
     )
-
-
-def public_rows(
-    table: Table, model: ModelConfig, data: DataConfig, forget: Sequence[Row], *, at_most: int
-) -> list[dict[str, Any]]:
-    """Returns rows of a run's public held-out table, for membership inference.
-
-    Nobody trained on them. Rows that are to be forgotten are left out, should they be in it.
-
-    Args:
-        table: The run's held-out rows.
-        model: Of the run.
-        data: Names the columns.
-        forget: Rows to be forgotten.
-        at_most: How many; the first ones.
-
-    Raises:
-        DataError: If a column is missing.
-    """
-    columns = needed_columns(model, data)
-    for name in columns:
-        table.column(name)
-    gone = {_content(row, columns) for row in forget}
-    rows = [row for row in table.records() if _content(row, columns) not in gone]
-    return rows[:at_most]
 
 
 def _check(kinds: Mapping[str, Sequence[Row]], columns: Sequence[str]) -> None:

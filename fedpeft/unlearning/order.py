@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from fedpeft.errors import ProtocolError
-from fedpeft.unlearning.gate.config import PRECISIONS, ServedPrecision
+from fedpeft.unlearning.gate.config import PRECISIONS, GateConfig, ServedPrecision
 from fedpeft.unlearning.gate.report import GateReport
 from fedpeft.unlearning.plan import Claim, Guarantee
 
@@ -88,6 +88,26 @@ class JobResult(_Message):
         """Rank of the successor."""
         rank: Any = self.adapter["rank"]
         return int(rank)
+
+
+def check_answers(order: JobOrder, result: JobResult) -> None:
+    """Checks that a result is one of an order, whoever made it.
+
+    Raises:
+        ProtocolError: If it is of another method, leaves a precision out, was held against other
+            thresholds, or does not say what the order asks about privacy.
+    """
+    if result.method != order.method:
+        raise ProtocolError(f"expected a result of {order.method}, got one of {result.method}")
+    missing = [name for name in order.precisions if name not in result.gate.precisions]
+    if result.gate.passed and missing:
+        raise ProtocolError(
+            f"the result was not measured at {', '.join(missing)}; measure it there"
+        )
+    if result.gate.thresholds != GateConfig.model_validate(order.settings.get("gate", {})):
+        raise ProtocolError("the result was held against other thresholds than those of the order")
+    if (order.guarantee == "charged") != (result.privacy is not None):
+        raise ProtocolError("a private job says what it was charged, and no other does")
 
 
 def run_config_after(order: JobOrder, result: JobResult) -> dict[str, JsonValue]:

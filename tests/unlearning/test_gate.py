@@ -254,6 +254,17 @@ def test_a_report_whose_decision_does_not_follow_is_refused() -> None:
         GateReport.model_validate(decided().model_dump(mode="json") | {"precisions": {}})
 
 
+def test_a_report_that_leaves_out_what_decides_is_refused() -> None:
+    report = decided().model_dump(mode="json")
+    for kind in ("change", "forgetting"):
+        kept = {
+            precision: [measured for measured in some if measured["kind"] != kind]
+            for precision, some in report["precisions"].items()
+        }
+        with pytest.raises(ValidationError, match="does not follow"):
+            GateReport.model_validate(report | {"precisions": kept})
+
+
 def test_a_threshold_that_passes_everything_is_refused() -> None:
     for wrong in ({"max_remaining": 1.0}, {"min_change": 0.0}, {"served": ()}, {"max_rows": 1}):
         with pytest.raises(ValidationError):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedpeft.canonical import canonical
-from fedpeft.errors import VerificationError
+from fedpeft.errors import ProtocolError, VerificationError
 from fedpeft.identity.credentials import Credentials
 from fedpeft.identity.roles import Role
 from fedpeft.registry.signing import RegistrySigner
@@ -18,7 +18,7 @@ from fedpeft.registry.trust import RegistryTrust
 from fedpeft.report.receipt import receipt_html
 from fedpeft.unlearning.gate.config import GateConfig
 from fedpeft.unlearning.gate.report import GateReport
-from fedpeft.unlearning.order import JobResult
+from fedpeft.unlearning.order import JobOrder, JobResult, check_answers
 from fedpeft.unlearning.plan import RemovalPlan
 from fedpeft.unlearning.receipt import (
     KIND,
@@ -264,6 +264,35 @@ def test_a_body_that_was_never_written_so_is_refused() -> None:
     del body["affected"]
     with pytest.raises(VerificationError, match="affected"):
         Receipt.from_body(body)
+
+
+def order(**change: Any) -> JobOrder:
+    fields: dict[str, Any] = {
+        "request_id": "0123456789abcdef",
+        "run_config": {},
+        "base_digest": "f" * 64,
+        "labels": (),
+        "method": "loku",
+        "precisions": ("fp32", "int4"),
+        "seed": 1,
+    }
+    return JobOrder.model_validate(fields | change)
+
+
+def test_a_result_answers_its_order() -> None:
+    check_answers(order(), result())
+    check_answers(order(guarantee="charged"), result(privacy={"epsilon_spent": 1.0}))
+    failed = result(decided({"fp32": seen(shown(forget=KNOWN, seed=5))}))
+    check_answers(order(), failed)  # it says why it failed, and is not published
+    for match, asked, made_ in (
+        ("a result of npo, got one of loku", order(method="npo"), result()),
+        ("not measured at bf16", order(precisions=("fp32", "bf16", "int4")), result()),
+        ("other thresholds", order(settings={"gate": {"max_remaining": 0.1}}), result()),
+        ("private job", order(guarantee="charged"), result()),
+        ("private job", order(), result(privacy={"epsilon_spent": 1.0})),
+    ):
+        with pytest.raises(ProtocolError, match=match):
+            check_answers(asked, made_)
 
 
 class _Tags(HTMLParser):

@@ -19,7 +19,7 @@ from fedpeft.unlearning.gate.config import GateConfig
 from fedpeft.unlearning.gate.precision import served_at
 from fedpeft.unlearning.gate.rows import GateRows, gate_rows
 from fedpeft.unlearning.gate.shown import Look
-from fedpeft.unlearning.job_rows import job_tables, public_rows
+from fedpeft.unlearning.job_rows import job_tables
 from fedpeft.unlearning.metrics.continuations import continuations
 from fedpeft.unlearning.metrics.extraction import extraction_likelihood, prefix_lengths
 from fedpeft.unlearning.metrics.rounded_weights import round_weight
@@ -188,14 +188,6 @@ def test_rows_that_stay_are_divided_once() -> None:
     assert few.shares
     assert few.check.num_rows == few.retain.num_rows == 5
     assert few.held_out.num_rows == 0
-
-
-def test_public_rows_are_never_to_be_forgotten() -> None:
-    rows = questions(8)
-    model = ModelConfig(name="unused", task="causal-lm")
-    assert public_rows(table(rows), model, DATA, rows[:3], at_most=4) == rows[3:7]
-    with pytest.raises(DataError, match="'answer'"):
-        public_rows(Table("test", {"question": ["?"]}), model, DATA, rows[:3], at_most=4)
 
 
 def test_a_held_out_row_without_an_answer_is_refused() -> None:

@@ -312,7 +312,7 @@ def relearning(found: Relearning | None, config: GateConfig) -> Measurement:
             "forgetting",
             None,
             note="the affected version does not know the rows better than a model that never saw "
-            "them",
+            "them, or the held-out rows were trained on after all",
         )
     note = "in fp32"
     if not found.after.reached:

@@ -57,7 +57,13 @@ class GateReport(BaseModel):
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         failed = any(m.passed is False for some in self.precisions.values() for m in some)
-        if self.passed != (not self.reasons) or (self.passed and (failed or not self.precisions)):
+        decided = all(
+            {"change", "forgetting"} <= {m.kind for m in some if m.passed}
+            for some in self.precisions.values()
+        )
+        if self.passed != (not self.reasons) or (
+            self.passed and (failed or not decided or not self.precisions)
+        ):
             raise ValueError("the decision does not follow from the measurements")
         return self
 

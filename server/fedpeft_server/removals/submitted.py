@@ -22,7 +22,7 @@ class SubmissionReader:
 
         from fedpeft.adapters.lora import lora_pairs
         from fedpeft.federated.exported import read_exported
-        from fedpeft.unlearning.order import JobOrder, JobResult
+        from fedpeft.unlearning.order import JobOrder, JobResult, check_answers
 
         order = JobOrder.from_json(order_json)
         result = JobResult.from_json(json.dumps(outcome.result))
@@ -36,10 +36,7 @@ class SubmissionReader:
 
         if tensor_digest(load(outcome.adapter)) != result.digest:
             raise AdapterError("the tensors are not those of the result; send them again")
-        if result.method != order.method:
-            raise ProtocolError(f"expected a result of {order.method}, got one of {result.method}")
-        if (order.guarantee == "charged") != (result.privacy is not None):
-            raise ProtocolError("a private job says what it was charged, and no other does")
+        check_answers(order, result)
         pairs, before = lora_pairs(load(outcome.adapter)), lora_pairs(load(affected))
         for module, (a, b) in before.items():
             if module not in pairs:

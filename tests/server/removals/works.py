@@ -65,6 +65,7 @@ def outcome(spec: JobSpec, *, passed: bool = True) -> JobOutcome:
         "at_most": 0.2 if passed else 0.05,
         "passed": passed,
     }
+    changed = {"name": "change", "kind": "change", "after": {"value": 1.0}, "passed": True}
     result = JobResult.model_validate(
         {
             "digest": hashlib.sha256(adapter).hexdigest(),
@@ -78,7 +79,7 @@ def outcome(spec: JobSpec, *, passed: bool = True) -> JobOutcome:
                 "reasons": [] if passed else ["confidence is too high"],
                 "reference": False,
                 "thresholds": GateConfig.model_validate(order.settings.get("gate", {})),
-                "precisions": {"fp32": [measured]},
+                "precisions": {"fp32": [changed, measured]},
                 "not_measured": [],
                 "num_forget": 3,
                 "num_retain": 4,
