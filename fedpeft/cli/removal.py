@@ -44,16 +44,14 @@ def list_(
             removal.state,
             removal.order.client_id,
             str(removal.order.num_records),
-            f"{removal.order.method} at the {removal.order.place}",
-            removal.plan.adapter[:12],
-            removal.successor[:12],
+            removal.order.method,
             moment(removal.order.deadline),
             moment(removal.created_at),
         )
         for removal in removals
     ]
-    titles = ("removal", "state", "client", "records", "method", "adapter", "successor")
-    print_table((*titles, "deadline (UTC)", "requested (UTC)"), rows)
+    titles = ("removal", "state", "client", "records", "method", "deadline", "asked (UTC)")
+    print_table(titles, rows)
 
 
 @app.command()

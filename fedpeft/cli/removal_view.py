@@ -138,7 +138,8 @@ def describe(event: RemovalEvent) -> tuple[str, str]:
             withdrawn = len(_many(body, "withdrawn"))
             return f"adapter {body.get('adapter')}: {names}; {withdrawn} withdrawn", "bold"
         case events.CONFIRMED:
-            return f"served by {len(_many(body, 'replicas'))} replicas", ""
+            replicas = len(_many(body, "replicas"))
+            return f"served by {replicas} replicas" if replicas else "nobody serves it now", ""
         case events.UNCONFIRMED:
             return _unconfirmed(body), "yellow"
         case events.LATE:
