@@ -42,7 +42,7 @@ class Seen:
     Attributes:
         before: The affected version.
         after: The successor.
-        base: The base model without an adapter.
+        base: The base model without an adapter, in fp32.
         reference: A model that was retrained without the rows, where there is one.
     """
 

@@ -16,6 +16,7 @@ from fedpeft.unlearning.gate.decide import decide
 from fedpeft.unlearning.gate.measured import Relearning, Seen
 from fedpeft.unlearning.gate.relearned import Relearned, relearned
 from fedpeft.unlearning.gate.report import GateReport
+from fedpeft.unlearning.gate.rows import Kept
 from fedpeft.unlearning.gate.shown import Look, Shown
 
 _LEAST_TO_RELEARN = 0.1
@@ -77,14 +78,14 @@ def verify(
     do = _Looking(verification, told)
     before = do.look(verification.affected, extracted=("forget", "held_out"))
     after = do.look(verification.successor, extracted=("forget",))
-    base = do.look(None, extracted=("forget",))
+    base = do.base()
     reference = verification.reference
     never = None if reference is None else do.look(reference, extracted=("forget",))
     seen = {
         precision: Seen(
             before=before[precision],
             after=after[precision],
-            base=base[precision],
+            base=base,
             reference=None if never is None else never[precision],
         )
         for precision in verification.precisions
@@ -106,12 +107,11 @@ class _Looking:
 
     def __init__(self, verification: Verification, told: Callable[[float], None]) -> None:
         self._of, self._told, self._done = verification, told, 0
-        self._total = len(verification.precisions) * (3 + (verification.reference is not None)) + 1
+        num_versions = 2 if verification.reference is None else 3
+        self._total = len(verification.precisions) * num_versions + 2
 
-    def look(
-        self, version: Version | None, extracted: Sequence[str]
-    ) -> dict[ServedPrecision, Shown]:
-        """What a version shows; the base model's own where there is none."""
+    def look(self, version: Version, extracted: Sequence[Kept]) -> dict[ServedPrecision, Shown]:
+        """What a version shows, at each precision."""
         model = self._opened(version)
         model.method.merge(model.task_model)
         shown = {}
@@ -119,13 +119,21 @@ class _Looking:
             shown[precision] = self._of.look.at(
                 model.task_model,
                 precision,
-                kinds=("forget", "held_out")
-                if version is None
-                else ("forget", "retain", "held_out"),
-                extracted=[kind for kind in ("forget", "held_out") if kind in extracted],
-                answered=() if version is None else ("retain",),
+                kinds=("forget", "retain", "held_out"),
+                extracted=extracted,
+                answered=("retain",),
             )
             self._advance()
+        return shown
+
+    def base(self) -> Shown:
+        """What the base model shows, in fp32: it is a level, and nobody serves it."""
+        model = self._opened(None)
+        model.method.merge(model.task_model)
+        shown = self._of.look.at(
+            model.task_model, "fp32", kinds=("forget", "held_out"), extracted=("forget",)
+        )
+        self._advance()
         return shown
 
     def relearning(self, seen: Seen) -> Relearning | None:
