@@ -65,7 +65,7 @@ class ControlPlane:
         trust: Trust,
         about: About,
         registry: CollectorRegistry,
-        removal_engine: RemovalEngine | None = None,
+        removal_engine: RemovalEngine,
     ) -> None:
         """Binds the ports; nobody is answered before `start`.
 
@@ -79,7 +79,7 @@ class ControlPlane:
             trust: Whose certificate holds.
             about: What the server says of itself.
             registry: Where metrics are registered.
-            removal_engine: Brings removal requests forward; without one there are none.
+            removal_engine: Brings removal requests forward.
 
         Raises:
             ConfigError: If a port cannot be bound.
@@ -121,16 +121,15 @@ class ControlPlane:
         budgets_pb2_grpc.add_BudgetsServicer_to_server(BudgetsService(state), server)
         adapters = AdaptersService(state, artifacts, imports)
         adapters_pb2_grpc.add_AdaptersServicer_to_server(adapters, server)
-        if removal_engine is not None:
-            requests = Requests(
-                state,
-                artifacts,
-                removal_engine,
-                max_open=limits.max_open_removals,
-                max_records_bytes=limits.max_records_bytes,
-            )
-            removals = RemovalsService(state, requests, removal_engine)
-            removals_pb2_grpc.add_RemovalsServicer_to_server(removals, server)
+        requests = Requests(
+            state,
+            artifacts,
+            removal_engine,
+            max_open=limits.max_open_removals,
+            max_records_bytes=limits.max_records_bytes,
+        )
+        removals = RemovalsService(state, requests, removal_engine)
+        removals_pb2_grpc.add_RemovalsServicer_to_server(removals, server)
         server_pb2_grpc.add_ServerServicer_to_server(ServerService(state, about), server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthService(services, self.is_ready), server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(

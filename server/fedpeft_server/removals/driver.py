@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedpeft.errors import FedpeftError
+from fedpeft.errors import DataError, FedpeftError
 from fedpeft_server.removals.job import JobNews, JobOutcome, JobSpec, Perform
 
 if TYPE_CHECKING:
@@ -111,13 +111,24 @@ class RayDriver:
         try:
             outcome: JobOutcome = ray.get(self._running.pop(request_id))
         except ray.exceptions.RayTaskError as error:
-            # Ours says what is wrong in words that hold nothing of a row; others may quote one.
-            cause = error.cause
-            reason = str(cause) if isinstance(cause, FedpeftError) else type(cause).__name__
-            return JobNews(request_id=request_id, kind="failed", reason=reason)
+            return JobNews(request_id=request_id, kind="failed", reason=reason_of(error.cause))
         except ray.exceptions.RayError as error:
             return JobNews(request_id=request_id, kind="lost", reason=type(error).__name__)
         return JobNews(request_id=request_id, kind="done", outcome=outcome)
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns why a job failed, in words that hold nothing of a row.
+
+    Ours say what is wrong with settings, adapters and models; about data they may quote a value,
+    and so may whatever is not ours.
+    """
+    if isinstance(error, DataError):
+        return (
+            "the records cannot be used for this adapter; check their columns, values and labels "
+            "where they are"
+        )
+    return str(error) if isinstance(error, FedpeftError) else type(error).__name__
 
 
 class _Told:

@@ -399,9 +399,8 @@ class RemovalJobs:
     def _end(self, request_id: str, how: RemovalState, reason: str) -> RemovalRecord:
         """Ends a request without a publication; what was affected stays as it is."""
         removal = self._turn(request_id, how, expected=OPEN, reason=reason)
-        self._state.append_audit(
-            removal.requested_by, "removal", request_id, how.value, {"reason": reason}
-        )
+        detail = {"attempts": removal.num_attempts}
+        self._state.append_audit(removal.requested_by, "removal", request_id, how.value, detail)
         destroy(self._state, self._artifacts, request_id)
         return removal
 
@@ -417,7 +416,12 @@ class RemovalJobs:
         turned = self._state.advance(
             request_id, state, expected=expected, reason=reason, num_attempts=num_attempts
         )
-        self._tell(request_id, events.STATE, {"state": state.value, "reason": reason})
+        body: dict[str, JsonValue] = {"state": state.value, "reason": reason}
+        self._state.add_removal_event(request_id, events.STATE, body)
+        if state is _S.CANCELLED:
+            # A person's own words, which may name somebody: for those who may see the request.
+            del body["reason"]
+        self._watch(events.STATE, {"request_id": request_id, **body})
         return turned
 
     def _tell_late(self, removal: RemovalRecord) -> None:

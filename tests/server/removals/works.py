@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedpeft.errors import DataError
+from fedpeft.errors import AdapterError, DataError
 from fedpeft.registry.fingerprint import Fingerprint
 from fedpeft.unlearning.gate.config import GateConfig
 from fedpeft.unlearning.order import JobOrder, JobResult
@@ -33,7 +33,11 @@ def fails_at_the_gate(spec: JobSpec, told: Told) -> JobOutcome:
 
 
 def refused(spec: JobSpec, told: Told) -> JobOutcome:
-    raise DataError("the rows cannot be used")
+    raise AdapterError("the adapter does not fit the model")
+
+
+def quotes(spec: JobSpec, told: Told) -> JobOutcome:
+    raise DataError("row 3: column 'label' holds 'Basil Mahfouz'")
 
 
 def breaks(spec: JobSpec, told: Told) -> JobOutcome:
