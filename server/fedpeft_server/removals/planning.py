@@ -107,8 +107,8 @@ def plan_removal(wish: Wish, named: AdapterRecord, known: Known) -> RemovalPlan:
     gate = checked_settings(wish.method, wish.settings)
     family = Family(known.versions)
     touched = family.touched(named, wish.client_id)
-    _check_trained(wish, named, known, family, touched)
-    _check_place(wish, named, known, family)
+    _check_trained(wish, named, known, touched)
+    _check_place(wish, named, training_run(named, known))
     affected = [version for version in touched if version.status == "published"]
     digests = tuple(dict.fromkeys(version.digest for version in affected))
     aliases = tuple(sorted(alias.name for alias in known.aliases if alias.digest in digests))
@@ -215,7 +215,6 @@ def _check_trained(
     wish: Wish,
     named: AdapterRecord,
     known: Known,
-    family: Family,
     touched: Sequence[AdapterRecord],
 ) -> None:
     if not touched:
@@ -252,8 +251,7 @@ def already_removed(records_digest: str, named: AdapterRecord, known: Known) -> 
     return None
 
 
-def _check_place(wish: Wish, named: AdapterRecord, known: Known, family: Family) -> None:
-    trained = training_run(named, known)
+def _check_place(wish: Wish, named: AdapterRecord, trained: RunRecord | None) -> None:
     if wish.method == RETRAIN and trained is None:
         raise Refused.INVALID.error(
             f"adapter {named.digest} was made elsewhere, so there are no rounds to go through "
