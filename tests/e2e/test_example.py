@@ -21,8 +21,10 @@ COMMAND = {
 }
 
 
-def run_example(folder: Path, *overrides: str, **environment: str) -> str:
-    """Runs the script with this source and this interpreter; returns what it said."""
+def run_example(
+    folder: Path, *overrides: str, script: str = "federation.sh", **environment: str
+) -> str:
+    """Runs a script with this source and this interpreter; returns what it said."""
     programs = folder.parent / "bin"
     programs.mkdir()
     for name, arguments in COMMAND.items():
@@ -32,7 +34,7 @@ def run_example(folder: Path, *overrides: str, **environment: str) -> str:
     paths = os.pathsep.join(str(ROOT / part) for part in ("", "server", "client"))
     done = subprocess.run(
         [
-            str(ROOT / "examples" / "federation.sh"),
+            str(ROOT / "examples" / script),
             str(folder),
             *(word for override in overrides for word in ("--set", override)),
         ],
