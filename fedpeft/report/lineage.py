@@ -51,7 +51,8 @@ def draw_lineage(nodes: Sequence[LineageNode], path: Path) -> None:
         raise InputError(f"a picture ends in {' or '.join(_SUFFIXES)}, got {path.name!r}")
     runs = list(dict.fromkeys(node.run_id for node in nodes))
     with house_style():
-        figure = Figure(figsize=(3.4 + 2.6 * len(runs), 1.2 + 0.5 * len(nodes)), layout="none")
+        figure = Figure(figsize=(3.4 + 2.6 * len(runs), 1.2 + 0.5 * len(nodes)))
+        figure.set_layout_engine("none")
         FigureCanvasSVG(figure)
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
