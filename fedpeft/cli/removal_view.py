@@ -80,6 +80,7 @@ class RemovalView:
         self._console = console or Console(stderr=True)
         self._bars: Progress | None = None
         self._job = TaskID(0)
+        self._told: tuple[object, int] | None = None
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False),
@@ -111,9 +112,18 @@ class RemovalView:
             if isinstance(share, int | float):
                 self._bars.update(self._job, completed=float(share), description=phase)
             return
+        if event.kind == events.PROGRESS and not self._is_news(event.body):
+            return
         line, style = describe(event)
         shown = text.printable(line, _LONGEST)
         self._console.print(Text(f"{event.at:%H:%M:%S}  {shown}", style=style), soft_wrap=True)
+
+    def _is_news(self, body: Mapping[str, Any]) -> bool:
+        """In a log a line for each phase, and for each tenth of the whole, is enough."""
+        share = body.get("share")
+        tenths = int(10 * share) if isinstance(share, int | float) else 0
+        before, self._told = self._told, (body.get("phase"), tenths)
+        return self._told != before
 
 
 def describe(event: RemovalEvent) -> tuple[str, str]:

@@ -325,7 +325,7 @@ class RemovalJobs:
             successor = self._retraining.outcome(self._retraining.begin(removal))
             assert successor is not None
             publication = self._publisher.of_rounds(removal, successor)
-            fingerprint = ""
+            fingerprint = before = ""
         else:
             assert removal.result is not None
             job: Any = removal.result["job"]
@@ -344,7 +344,7 @@ class RemovalJobs:
                 self._fail(removal.request_id, f"the gate was not passed: {reasons}")
                 return
             publication = self._publisher.of_job(removal)
-            fingerprint = job["fingerprint"]["expected"]
+            fingerprint, before = job["fingerprint"]["expected"], job["fingerprint"]["before"]
         try:
             _, moved = self._state.publish_removal(publication)
             self._state.tell_removals()
@@ -361,6 +361,7 @@ class RemovalJobs:
                     aliases=[alias.name for alias in moved],
                     adapter=publication.successor.digest,
                     fingerprint_json=fingerprint,
+                    before_json=before,
                     until_s=time.monotonic() + self._replica_timeout_s,
                 )
             )
