@@ -29,7 +29,7 @@ from fedpeft_server.records import RemovalRecord, RemovalState, RunRecord, RunSt
 from fedpeft_server.removals import events as removal_events
 from fedpeft_server.run_context import UNDER_WAY
 from fedpeft_server.state import State
-from fedpeft_server.state.removals import ENDED, OPEN
+from fedpeft_server.state.removals import OPEN
 from tests.server.holders import Holders
 
 OPERATOR, AUDITOR, READER = "operator", "auditor", "reader"
@@ -86,7 +86,7 @@ class StandingRemovals:
     )
 
     def start(self, request_id: str) -> None:
-        assert self.state.removal(request_id).state not in (RemovalState.RECEIVED, *ENDED)
+        assert self.state.removal(request_id).state is not RemovalState.RECEIVED
         self.started.append(request_id)
 
     def cancel(self, request_id: str, reason: str) -> RemovalRecord:

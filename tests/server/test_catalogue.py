@@ -116,6 +116,18 @@ def wrong_state(rig: Rig) -> Outcome:
     return send_signed(rig, "operator", "Runs/StopRun", runs_pb2.StopRunRequest(run_id=run_id))
 
 
+def withdrawn(rig: Rig) -> Outcome:
+    adapter = play_round(rig, submitted(rig), 1)
+    rig.connect("operator").withdraw_adapter(adapter)
+    request = adapters_pb2.DownloadAdapterRequest(adapter=adapter).SerializeToString()
+    return unsigned(rig, "reader", "Adapters/DownloadAdapter", request)
+
+
+def no_such_alias(rig: Rig) -> Outcome:
+    request = adapters_pb2.GetAliasRequest(name="staging").SerializeToString()
+    return unsigned(rig, "reader", "Adapters/GetAlias", request)
+
+
 def no_such_removal(rig: Rig) -> Outcome:
     request = removals_pb2.GetRemovalRequest(request_id="0" * 16).SerializeToString()
     return unsigned(rig, "operator", "Removals/GetRemoval", request)
@@ -220,6 +232,8 @@ CASES: dict[Refused, Callable[[Rig], Outcome]] = {
     Refused.NO_SUCH_CLIENT: no_such_client,
     Refused.NO_SUCH_ADAPTER: no_such_adapter,
     Refused.NOT_EXPORTED: not_exported,
+    Refused.WITHDRAWN: withdrawn,
+    Refused.NO_SUCH_ALIAS: no_such_alias,
     Refused.NO_SUCH_REMOVAL: no_such_removal,
     Refused.NOT_YOURS: not_yours,
     Refused.NEVER_TRAINED: never_trained,
