@@ -65,6 +65,7 @@ def unlearn(
     *,
     seed: int,
     told: Callable[[Progress], None] = lambda progress: None,
+    watched: Callable[[LowRankEdit, Step], None] = lambda edit, step: None,
 ) -> Successor:
     """Makes an adapter forget rows.
 
@@ -76,6 +77,7 @@ def unlearn(
         config: The method and its settings.
         seed: Draws the order of rows, and A of a start at zero.
         told: Hears how far it is.
+        watched: Sees the change after each step; what it raises ends the unlearning.
 
     Returns:
         An adapter on the same base model, which every reader of adapters can load.
@@ -104,6 +106,11 @@ def unlearn(
         seed=seed,
         importance=importance,
     )
+
+    def step_finished(step: Step) -> None:
+        told(Progress(phase="steps", done=step.number, total=step.num_steps, step=step))
+        watched(edit, step)
+
     forget_rows(
         edit.model,
         forget,
@@ -113,9 +120,7 @@ def unlearn(
         precision=deployed.model.precision,
         max_tokens=deployed.model.max_tokens_per_batch,
         seed=derive_seed(seed, "order"),
-        step_finished=lambda step: told(
-            Progress(phase="steps", done=step.number, total=step.num_steps, step=step)
-        ),
+        step_finished=step_finished,
     )
     return edit.successor()
 

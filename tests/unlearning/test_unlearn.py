@@ -15,8 +15,10 @@ from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.models.base_model import load_base_model
 from fedpeft.models.dataset import Dataset, collate, concat_datasets
 from fedpeft.models.model_config import ModelConfig
+from fedpeft.types import tensor_digest
 from fedpeft.unlearning.config import UnlearningConfig
-from fedpeft.unlearning.low_rank_edit import Successor
+from fedpeft.unlearning.forgetting import Step
+from fedpeft.unlearning.low_rank_edit import LowRankEdit, Successor
 from fedpeft.unlearning.metrics.relearning import relearning_curve, steps_until
 from fedpeft.unlearning.objectives import OBJECTIVES
 from fedpeft.unlearning.unlearn import Deployed, Progress, unlearn
@@ -85,6 +87,7 @@ class Case:
 
     def unlearn(self, **settings: Any) -> Successor:
         told: list[Progress] = settings.pop("told", [])
+        watched = settings.pop("watched", lambda edit, step: None)
         deployed = Deployed(
             model=self.model,
             adapter=self.adapter,
@@ -100,6 +103,7 @@ class Case:
             UnlearningConfig(**config),
             seed=3,
             told=told.append,
+            watched=watched,
         )
 
     def logits(self, adapter: AdapterConfig, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -219,6 +223,32 @@ def test_progress_is_told(llama: Case) -> None:
     assert (importance[-1].done, importance[-1].total) == (32, 32)
     assert [p.done for p in steps] == list(range(1, 9))
     assert all(p.total == 8 and p.step is not None for p in steps)
+
+
+def test_a_watcher_sees_each_change_and_may_end_it(llama: Case) -> None:
+    seen: list[str] = []
+
+    def watched(edit: LowRankEdit, step: Step) -> None:
+        assert step.number == len(seen) + 1
+        seen.append(tensor_digest(edit.successor().tensors))
+
+    successor = llama.unlearn(watched=watched)
+    assert len(set(seen)) == 8
+    assert seen[-1] == tensor_digest(successor.tensors)
+
+    class EnoughError(Exception):
+        pass
+
+    again: list[str] = []
+
+    def ends(edit: LowRankEdit, step: Step) -> None:
+        again.append(tensor_digest(edit.successor().tensors))
+        if step.number == 3:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        llama.unlearn(watched=ends)
+    assert again == seen[:3]
 
 
 def test_what_cannot_be_is_refused(llama: Case, monkeypatch: pytest.MonkeyPatch) -> None:
