@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load
 
 from fedpeft.adapters.lora import lora_pairs
+from fedpeft.errors import AdapterError
 from fedpeft.federated.exported import Exported, read_exported
 
 
@@ -41,13 +42,18 @@ def difference(first: Mapping[str, bytes], second: Mapping[str, bytes]) -> list[
         second: The same of the other.
 
     Raises:
-        AdapterError: If one of them is no adapter.
+        AdapterError: If one of them is no adapter, or they are of different base models.
     """
     a, b = _added(read_exported(first)), _added(read_exported(second))
     found = []
     for name in sorted(a.keys() | b.keys()):
         left = a.get(name, torch.zeros(()))
         right = b.get(name, torch.zeros(()))
+        if left.ndim and right.ndim and left.shape != right.shape:
+            raise AdapterError(
+                f"{name} has shape {tuple(left.shape)} in one and {tuple(right.shape)} in the "
+                "other; they are adapters of different base models"
+            )
         found.append(
             ModuleDifference(
                 module=name,

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedpeft.adapters.config import AdapterConfig
-from fedpeft.adapters.lora import Lora
+from fedpeft.adapters.lora import Lora, lora_pairs
 from fedpeft.adapters.peft_files import CONFIG_FILE, load_tensors
 from fedpeft.errors import AdapterError
 from fedpeft.federated.export import HEAD_FILE, MANIFEST_FILE
@@ -43,8 +43,8 @@ def read_exported(files: Mapping[str, bytes]) -> Exported:
         files: Plain name → content.
 
     Raises:
-        AdapterError: If a file is missing or cannot be read, the adapter is no plain LoRA, or a
-            value is not finite.
+        AdapterError: If a file is missing or cannot be read, the adapter is no plain LoRA, its
+            factors do not fit one another or the rank, or a value is not finite.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -55,6 +55,12 @@ def read_exported(files: Mapping[str, bytes]) -> Exported:
         about, config = _json(folder / MANIFEST_FILE), _json(folder / CONFIG_FILE)
         adapter = _adapter(config)
         tensors: dict[str, Tensor] = Lora().import_peft(folder, adapter, prefix=BASE)
+        for module, (a, _) in lora_pairs(tensors).items():
+            if a.shape[0] != adapter.rank:
+                raise AdapterError(
+                    f"{module} has factors of rank {a.shape[0]}, and {CONFIG_FILE} says "
+                    f"{adapter.rank}"
+                )
         if (folder / HEAD_FILE).exists():
             tensors |= load_tensors(folder / HEAD_FILE)
     if not tensors or not all(map(is_finite, tensors.values())):

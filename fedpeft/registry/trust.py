@@ -153,6 +153,10 @@ def _moment(body: Mapping[str, Any]) -> datetime:
 
 def _bytes(fields: Mapping[str, Any], name: str) -> bytes:
     try:
-        return base64.b64decode(fields[name], validate=True)
+        found = base64.b64decode(fields[name], validate=True)
     except (KeyError, TypeError, AttributeError, binascii.Error, ValueError) as error:
         raise VerificationError(f"{name} of the signature is no base64") from error
+    # The last character has bits that say nothing: else one signature had several texts.
+    if base64.b64encode(found).decode("ascii") != fields[name]:
+        raise VerificationError(f"{name} of the signature is base64 of an odd form")
+    return found

@@ -1,6 +1,7 @@
 """Versions that were made elsewhere: checked in a process of their own, then recorded whole."""
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from fedpeft_server.state import State
 
 _READ_S = 600.0
 _MOST_FILES = 16
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class ExportReader:
@@ -71,10 +74,19 @@ class Imports:
 
         Raises:
             AdapterError: If the files are no adapter.
+            WrongStateError: If its tensors are recorded already.
             VerificationError: If the manifest is not believed, or is of something else.
         """
         if not files or len(files) > _MOST_FILES or FILE_NAME in files:
             raise AdapterError(f"an import has 1 to {_MOST_FILES} files, its manifest apart")
+        for file in files:
+            if _FILE_NAME.fullmatch(file) is None:
+                raise AdapterError(f"a file of an import has a plain name, got {file[:80]!r}")
+        if _DIGEST.fullmatch(base_digest) is None:
+            raise AdapterError(
+                f"a base model's digest is 64 hex digits, got {base_digest[:80]!r}; "
+                "`fedpeft model digest` tells it"
+            )
         manifest = self._believed(manifest_json, files, base_digest) if manifest_json else None
         worker = self._make_worker(ExportReader, name="reader of an imported adapter")
         try:

@@ -18,7 +18,7 @@ from fedpeft_server.records import RunStatus
 from tests.server.control_rig import Rig, listening
 from tests.server.nodes import enrol, invite, node_key
 from tests.server.raw_calls import WIRE, Outcome, channel, finished, send, send_signed, signature
-from tests.server.runs import config, export, play_round, submitted
+from tests.server.runs import config, play_round, submitted
 
 UNKNOWN_RUN = "0" * 16
 
@@ -108,20 +108,6 @@ def not_exported(rig: Rig) -> Outcome:
     adapter = play_round(rig, submitted(rig), 1)
     request = adapters_pb2.DownloadAdapterRequest(adapter=adapter).SerializeToString()
     return unsigned(rig, "reader", "Adapters/DownloadAdapter", request)
-
-
-def withdrawn(rig: Rig) -> Outcome:
-    run_id = submitted(rig)
-    adapter = play_round(rig, run_id, 1)
-    export(rig, run_id, adapter, {"README.md": b"as it was"})
-    rig.connect("operator").withdraw_adapter(adapter, "of a test")
-    request = adapters_pb2.DownloadAdapterRequest(adapter=adapter).SerializeToString()
-    return unsigned(rig, "reader", "Adapters/DownloadAdapter", request)
-
-
-def no_such_alias(rig: Rig) -> Outcome:
-    request = adapters_pb2.GetAliasRequest(name="production").SerializeToString()
-    return unsigned(rig, "reader", "Adapters/GetAlias", request)
 
 
 def wrong_state(rig: Rig) -> Outcome:

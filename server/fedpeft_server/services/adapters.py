@@ -129,6 +129,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 ),
                 by=call.caller.name,
             )
+        except WrongStateError as error:
+            raise Refused.WRONG_STATE.error(str(error)) from error
         except (InputError, VerificationError) as error:
             raise Refused.INVALID.error(str(error)) from error
         call.about(adapter.digest, run_id=adapter.run_id)

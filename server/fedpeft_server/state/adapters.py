@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
@@ -135,7 +136,7 @@ class Adapters(Store):
 
 
 def add(connection: Connection, adapter: AdapterRecord, *, parent: AdapterRecord | None) -> None:
-    """Writes a version.
+    """Writes a version; tensors that were withdrawn once are withdrawn, whoever makes them again.
 
     Raises:
         WrongStateError: If it leaves out a participant of its parent.
@@ -146,6 +147,9 @@ def add(connection: Connection, adapter: AdapterRecord, *, parent: AdapterRecord
             f"adapter {adapter.digest[:12]} leaves out {min(left_out)}, whose updates are in the "
             "version that it was made from"
         )
+    withdrawn = _withdrawn(connection, adapter.digest)
+    if withdrawn is not None:
+        adapter = replace(adapter, status="withdrawn", withdrawn_by=withdrawn.withdrawn_by)
     position = following(connection, ADAPTERS.c.position)
     connection.execute(insert(ADAPTERS).values(**values(ADAPTERS, adapter), position=position))
     key = (adapter.run_id, adapter.round)
@@ -197,6 +201,11 @@ def newest_of(connection: Connection, prefix: str) -> AdapterRecord:
     if len({adapter.digest for adapter in found}) != 1:
         raise NotFoundError(f"{len(found) or 'no'} adapters begin with {prefix!r}")
     return found[-1]
+
+
+def _withdrawn(connection: Connection, digest: str) -> AdapterRecord | None:
+    where = (ADAPTERS.c.digest == digest, ADAPTERS.c.status == "withdrawn")
+    return next(iter(read(connection, *where)), None)
 
 
 def _closure(

@@ -6,7 +6,9 @@ from sqlalchemy import Connection
 
 from fedpeft_server.records import AdapterRecord, RunRecord
 from fedpeft_server.state import adapters, audit, runs
+from fedpeft_server.state.errors import WrongStateError
 from fedpeft_server.state.store import Store
+from fedpeft_server.state.tables import ADAPTERS
 
 
 class Finished(Store):
@@ -24,10 +26,20 @@ class Finished(Store):
 
         Returns:
             The version.
+
+        Raises:
+            WrongStateError: If these tensors are recorded already. What is known of them, whose
+                updates are in them and that they were withdrawn, is not to be told anew.
         """
         with self._database.writing() as connection:
             first = runs.with_key(connection, by, idempotency_key)
             if first is None:
+                known = adapters.read(connection, ADAPTERS.c.digest == adapter.digest)
+                if known:
+                    raise WrongStateError(
+                        f"adapter {adapter.digest[:12]} is here already, of run "
+                        f"{known[-1].run_id}, {known[-1].status}; use that one"
+                    )
                 add_finished(
                     connection, run, adapter, manifest_json, idempotency_key, by, parent=None
                 )

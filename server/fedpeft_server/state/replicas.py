@@ -12,7 +12,7 @@ from fedpeft_server.state.store import Store, columns, values
 from fedpeft_server.state.tables import REPLICAS
 
 _FORGOTTEN: Final = timedelta(days=1)
-_MOST: Final = 1000
+_MOST_OF_ONE: Final = 100
 
 
 class Replicas(Store):
@@ -22,7 +22,7 @@ class Replicas(Store):
         """Records what a replica said, in place of what it said before.
 
         Raises:
-            StateError: If there are too many replicas already, or it is another operator's.
+            StateError: If the caller has too many replicas already, or it is another's.
         """
         key = (REPLICAS.c.replica_id == replica.replica_id, REPLICAS.c.alias == replica.alias)
         with self._database.writing() as connection:
@@ -33,8 +33,9 @@ class Replicas(Store):
             ).scalar_one_or_none()
             if owner is not None and owner != replica.operated_by:
                 raise StateError(f"the replica {replica.replica_id!r} is operated by another")
-            if owner is None and len(connection.execute(select(REPLICAS.c.alias)).all()) >= _MOST:
-                raise StateError(f"there are {_MOST} replicas already")
+            theirs = select(REPLICAS.c.alias).where(REPLICAS.c.operated_by == replica.operated_by)
+            if owner is None and len(connection.execute(theirs).all()) >= _MOST_OF_ONE:
+                raise StateError(f"{replica.operated_by} has {_MOST_OF_ONE} replicas already")
             connection.execute(delete(REPLICAS).where(*key))
             connection.execute(insert(REPLICAS).values(**values(REPLICAS, replica)))
 

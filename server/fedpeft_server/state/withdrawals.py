@@ -22,9 +22,9 @@ class Withdrawals(Store):
             WrongStateError: If an alias points at it: what is in use is replaced first.
         """
         with self._database.writing() as connection:
-            adapters.newest_of(connection, digest)
-            withdraw(connection, [digest], by, reason=reason)
-            return adapters.newest_of(connection, digest)
+            found = adapters.newest_of(connection, digest)
+            withdraw(connection, [found.digest], by, reason=reason)
+            return adapters.newest_of(connection, found.digest)
 
 
 def withdraw(
