@@ -280,9 +280,9 @@ class ClientRound:
     # --- the steps
 
     def _may_be_out(self, stored: StoredUpdate) -> bool:
-        """Whether an update may have been sent."""
+        """Whether an update may have been sent that was charged for, and is not made again."""
         if stored.reservation is None:
-            return True
+            return False
         reservations = self._ledger.reservations(stored.dataset)
         paid = [r for r in reservations if r.id == stored.reservation]
         return not paid or self._ledger.release_of(paid[0]) is not None

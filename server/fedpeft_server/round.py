@@ -27,19 +27,19 @@ from fedpeft_server.records import (
 )
 from fedpeft_server.run_context import RunContext
 from fedpeft_server.run_math import Aggregated, Start
+from fedpeft_server.state import RowsRemovedMeanwhileError
 
 LATE: Final = "late"
 SURPLUS: Final = "surplus"
 REJECTED: Final = "rejected"
 REVOKED: Final = "revoked"
-REMOVED: Final = "rows-removed"
 
 # Asked again at the next attempt: what it failed at may have passed.
 _PASSING = frozenset({LATE, REJECTED, refusals.REMOVED, refusals.LOST, refusals.INTERNAL})
 # Codes of clients that may have released something, whatever they say; also who was revoked may
 # have been asked before, by this process or the last one.
 _MAY_HAVE_RELEASED = frozenset(
-    {LATE, SURPLUS, REJECTED, REVOKED, REMOVED, refusals.LOST, refusals.INTERNAL}
+    {LATE, SURPLUS, REJECTED, REVOKED, refusals.REMOVED, refusals.LOST, refusals.INTERNAL}
 )
 
 
@@ -79,15 +79,17 @@ class Round:
         """
         started = time.monotonic()
         self._tell(events.ROUND_STARTED, cohort=list(self._cohort))
-        collected, missing = self._collect()
-        # Their rows may hold some that are to be forgotten, and nobody has used them yet.
-        removed = {
-            u.client_id: REMOVED
-            for u in collected
-            if self._context.state.rows_removed_since(u.client_id, u.received_at)
-        }
-        updates, missing = [u for u in collected if u.client_id not in removed], missing | removed
-        self._check_quorum(updates, missing)
+        while True:
+            try:
+                return self._done(*self._collect(), started)
+            except RowsRemovedMeanwhileError as error:
+                # Nobody has used the update yet: it is asked for again, without those rows.
+                self._tell(events.NOTE, message=str(error))
+
+    def _done(
+        self, updates: Sequence[UpdateRecord], missing: dict[str, str], started: float
+    ) -> Adapter:
+        """Makes the next adapter of what was collected, and records the round."""
         chosen = sorted(updates, key=lambda u: (u.received_at, u.client_id))[: self._wanted]
         missing |= {u.client_id: SURPLUS for u in updates if u not in chosen}
         # In the order of their names, so that a sum of floats does not depend on who was faster.
@@ -95,7 +97,7 @@ class Round:
         made = self._aggregate(chosen)
         record = self._record(chosen, missing, made, started)
         self._context.state.finish_round(self._context.run_id, *record)
-        for update in collected:
+        for update in updates:
             self._context.artifacts.delete(update.artifact)
         round_record, adapter_record = record
         self._tell(
@@ -113,10 +115,12 @@ class Round:
         """Returns the updates that came, and why the others did not."""
         context, federation = self._context, self._terms.federation
         # An update whose tensors are gone, as after a restore, is asked for again: it is the same.
+        # So is one whose client wants rows of it forgotten since: it makes one without them.
         got = {
             u.client_id: u
             for u in context.state.updates(context.run_id, self._number)
             if context.artifacts.has(u.artifact)
+            and not context.state.rows_removed_since(u.client_id, u.received_at)
         }
         missing: dict[str, str] = {}
         for _ in range(federation.most_attempts):
@@ -179,7 +183,11 @@ class Round:
         except (ProtocolError, IdentityError, PrivacyError) as error:
             context.reject(self._number, client_id, error)
             return REJECTED
-        if context.state.add_update(update, budget):
+        try:
+            is_new = context.state.add_update(update, budget)
+        except RowsRemovedMeanwhileError:
+            return refusals.REMOVED
+        if is_new:
             said = reply.answer.budget
             self._tell(
                 events.UPDATE,

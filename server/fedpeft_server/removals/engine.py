@@ -32,7 +32,7 @@ from fedpeft_server.removals.retraining import Retraining
 from fedpeft_server.removals.secrets import destroy, sweep
 from fedpeft_server.removals.submitted import check_submitted
 from fedpeft_server.run_context import UNDER_WAY
-from fedpeft_server.state import State, WrongStateError
+from fedpeft_server.state import NotFoundError, State, WrongStateError
 from fedpeft_server.state.removals import OPEN
 
 _S = RemovalState
@@ -186,7 +186,7 @@ class RemovalJobs:
         self._confirmations = [c for c in self._confirmations if not c.settle(self._state)]
 
     def _one(self, removal: RemovalRecord, what: Callable[[RemovalRecord], None]) -> None:
-        """Does something for one request; an error of ours is the end of it and of no other."""
+        """Does something for one request; an error is the end of it and of no other."""
         try:
             with self._lock:
                 what(self._state.removal(removal.request_id))
@@ -196,6 +196,10 @@ class RemovalJobs:
             self._watch("failed", {"request_id": removal.request_id, "reason": str(error)})
             with self._lock:
                 self._fail(removal.request_id, str(error))
+        except Exception as error:  # its text may quote a row
+            self._watch("error", {"request_id": removal.request_id, "error": error})
+            with self._lock:
+                self._fail(removal.request_id, type(error).__name__)
 
     # --- jobs
 
@@ -400,10 +404,19 @@ class RemovalJobs:
     def _end(self, request_id: str, how: RemovalState, reason: str) -> RemovalRecord:
         """Ends a request without a publication; what was affected stays as it is."""
         removal = self._turn(request_id, how, expected=OPEN, reason=reason)
+        if removal.method == RETRAIN:
+            self._stop_rounds(self._retraining.run_id(request_id), how)
         detail = {"attempts": removal.num_attempts}
         self._state.append_audit(removal.requested_by, "removal", request_id, how.value, detail)
         destroy(self._state, self._artifacts, request_id)
         return removal
+
+    def _stop_rounds(self, run_id: str, how: RemovalState) -> None:
+        """Stops the run of a request that has ended: nobody is charged for it any more."""
+        try:
+            self._stop_run(run_id, f"the removal that it retrains for is {how.value}")
+        except (NotFoundError, WrongStateError):  # it was not begun, or has ended
+            return
 
     def _turn(
         self,

@@ -108,7 +108,9 @@ def plan_removal(wish: Wish, named: AdapterRecord, known: Known) -> RemovalPlan:
     family = Family(known.versions)
     touched = family.touched(named, wish.client_id)
     _check_trained(wish, named, known, touched)
-    _check_place(wish, named, training_run(named, known))
+    trained = training_run(named, known)
+    _check_place(wish, named, trained)
+    _check_exact(wish, named, known, family, trained)
     affected = [version for version in touched if version.status == "published"]
     digests = tuple(dict.fromkeys(version.digest for version in affected))
     aliases = tuple(sorted(alias.name for alias in known.aliases if alias.digest in digests))
@@ -281,6 +283,31 @@ def _check_place(wish: Wish, named: AdapterRecord, trained: RunRecord | None) ->
     if wish.private_job and not named.epsilon:
         raise Refused.INVALID.error(
             f"adapter {named.digest} has no privacy guarantee that a private job could keep"
+        )
+
+
+def _check_exact(
+    wish: Wish, named: AdapterRecord, known: Known, family: Family, trained: RunRecord | None
+) -> None:
+    """Refuses a retraining that would bring back what an earlier removal took out."""
+    if wish.method != RETRAIN or trained is None:
+        return
+    earlier = [
+        known.runs[version.run_id]
+        for version in family.line(named)
+        if version.run_id in known.runs and known.runs[version.run_id].clients == "removal"
+    ]
+    # Rows that their owner asked about are marked at its client; nobody else's are.
+    unmarked = [
+        run
+        for run in earlier
+        if trained.clients == "simulated" or run.submitted_by not in named.participants
+    ]
+    if unmarked:
+        raise Refused.INVALID.error(
+            f"removal {unmarked[0].run_id} took other rows out of adapter {named.digest} before, "
+            "and training the rounds again would bring them back; choose another method, or submit "
+            "a new run on rows without them"
         )
 
 

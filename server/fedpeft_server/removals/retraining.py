@@ -5,14 +5,15 @@ from nothing. Of remote clients each holds its own rows: the rows that are to be
 tombstoned in the owner's own folder before the request is made, and its process trains on no
 tombstoned row, so no update of the new run depends on them. The coordinator cannot see that; the
 owner can. Of simulated clients the rows are the server's: they are taken out of its files by their
-content before the run begins, and the request ends if one of them is not found.
+content before the run begins, every copy of them, whichever client has it; and the request ends if
+one of them is not found. Where an earlier removal took rows out that nobody has marked, `planning`
+refuses: the rounds would bring them back.
 
 The other clients take part again, and are charged again for what they train.
 """
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from fedpeft.errors import DataError, FedpeftError
-from fedpeft.files import write_text
+from fedpeft.files import write_atomically, write_text
 from fedpeft.models.sources import read_table
 from fedpeft.registry.artifacts import ArtifactStore
 from fedpeft.unlearning.plan import RemovalPlan
 from fedpeft.unlearning.records import JobRows
 from fedpeft.unlearning.sealing import open_sealed
 from fedpeft_server.records import AdapterRecord, RemovalRecord, RunRecord, RunStatus
+from fedpeft_server.removals.family import Family
 from fedpeft_server.removals.orders import named_version
 from fedpeft_server.removals.planning import known_of, training_run
 from fedpeft_server.state import NotFoundError, State
@@ -48,6 +50,10 @@ class Retraining:
     folder: Path
     start_run: Callable[[str], object]
 
+    def run_id(self, request_id: str) -> str:
+        """Returns the id of the run that a request has, begun or not."""
+        return hashlib.sha256(f"retrain {request_id}".encode()).hexdigest()[:16]
+
     def begin(self, removal: RemovalRecord) -> str:
         """Begins the run of a request, or goes on with it; returns its id, always the same.
 
@@ -55,7 +61,7 @@ class Retraining:
             DataError: If a row that is to be removed is not in the server's files.
             VerificationError: If the records are gone or cannot be opened.
         """
-        run_id = hashlib.sha256(f"retrain {removal.request_id}".encode()).hexdigest()[:16]
+        run_id = self.run_id(removal.request_id)
         try:
             self.state.run(run_id)
         except NotFoundError:
@@ -91,7 +97,7 @@ class Retraining:
         if trained.clients == "simulated":
             config["data"] = self._without(config["data"], removal, self.folder / run_id)
         else:
-            start, num_rounds = self._start(removal, trained)
+            start, num_rounds = self._start(removal, named, trained)
             config["federation"]["num_rounds"] = num_rounds
         self.state.add_run(
             RunRecord(
@@ -111,16 +117,25 @@ class Retraining:
             removal.requested_by,
         )
 
-    def _start(self, removal: RemovalRecord, trained: RunRecord) -> tuple[str | None, int]:
-        """The clean version of the same run, if rounds have been before it, and how many are left.
+    def _start(
+        self, removal: RemovalRecord, named: AdapterRecord, trained: RunRecord
+    ) -> tuple[str | None, int]:
+        """The clean version, and how many rounds of the line came after it.
 
-        Round 0 of a run is drawn from its seed: the new run has the same by itself.
+        Round 0 of a run that starts from no version is drawn from its seed: the new run has the
+        same by itself.
         """
         clean = RemovalPlan.from_body(removal.plan).clean_ancestor
-        for version in self.state.adapters(trained.run_id):
-            if version.digest == clean and 0 < version.round < trained.num_rounds:
-                return clean, trained.num_rounds - version.round
-        return None, trained.num_rounds
+        runs = {run.run_id: run for run in self.state.runs()}
+        num_rounds = 0
+        for version in Family(self.state.adapters()).line(named):
+            run = runs.get(version.run_id)
+            if version.digest == clean:
+                is_drawn = version.round == 0 and (run is None or run.start_from is None)
+                return (None if is_drawn else clean), max(1, num_rounds)
+            made_by_rounds = run is not None and run.clients in ("remote", "simulated")
+            num_rounds += made_by_rounds and version.round > 0
+        return None, max(1, num_rounds, trained.num_rounds)
 
     def _without(
         self, data: Mapping[str, Any], removal: RemovalRecord, folder: Path
@@ -130,37 +145,52 @@ class Retraining:
         assert removal.job_private_key is not None
         sealed = self.artifacts.get(removal.sealed)
         rows = JobRows.from_bytes(open_sealed(removal.job_private_key, removal.request_id, sealed))
-        left = Counter(map(_content, rows.forget))
+        gone = {_content(row): 0 for row in rows.forget}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if "client_files" in data:
             files = [
-                str(_filtered(name, left, folder / f"rows-{number}.jsonl"))
+                str(_filtered(name, gone, folder / f"rows-{number}"))
                 for number, name in enumerate(data["client_files"])
             ]
             changed = dict(data) | {"client_files": files}
         else:
-            train = _filtered(data["train"], left, folder / "rows.jsonl")
-            changed = dict(data) | {"train": str(train)}
-        missing = +left
+            changed = dict(data) | {"train": str(_filtered(data["train"], gone, folder / "rows"))}
+        missing = sum(found == 0 for found in gone.values())
         if missing:
             raise DataError(
-                f"{missing.total()} of {len(rows.forget)} records are not in the rows that the run "
-                "was trained on; name each as it stands in the file"
+                f"{missing} of {len(gone)} records are not in the rows that the run was trained "
+                "on; name each as it stands in the file"
             )
         return changed
 
 
-def _filtered(location: str, left: Counter[str], output: Path) -> Path:
+def _filtered(location: str, gone: dict[str, int], output: Path) -> Path:
+    """Writes the rows of a file without those, each copy of them, and counts what it left out."""
     table = read_table(location, [])
-    kept: list[str] = []
-    for row in table.records():
+    kept = []
+    for number, row in enumerate(table.records()):
         content = _content(row)
-        if left[content] > 0:
-            left[content] -= 1
+        if content in gone:
+            gone[content] += 1
         else:
-            kept.append(json.dumps(row, ensure_ascii=False))
-    write_text(output, "".join(f"{line}\n" for line in kept))
-    return output
+            kept.append(number)
+    if location.lower().endswith(".parquet"):
+        path = output.with_suffix(".parquet")
+        _write_parquet(location, kept, path)
+        return path
+    path = output.with_suffix(".jsonl")
+    rows = table.take(kept).records()
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+    return path
+
+
+def _write_parquet(location: str, kept: list[int], path: Path) -> None:
+    """With the types of the columns as they are."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(location).take(kept)
+    write_atomically(path, lambda partial: pq.write_table(table, partial))
 
 
 def _content(row: Mapping[str, Any]) -> str:

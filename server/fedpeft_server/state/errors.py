@@ -19,6 +19,10 @@ class DuplicateUpdateError(WrongStateError):
     """The client sent another update for the round before; the first one stays."""
 
 
+class RowsRemovedMeanwhileError(WrongStateError):
+    """An update of the round holds rows that its client wants forgotten since."""
+
+
 class BadTokenError(StateError):
     """An enrolment token is unknown, used, expired or another client's."""
 

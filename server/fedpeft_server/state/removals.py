@@ -115,12 +115,9 @@ class Removals(Store):
             return _read(connection, *where)
 
     def rows_removed_since(self, client_id: str, moment: datetime) -> bool:
-        """Returns whether a removal of a client's rows was requested at that moment or later."""
-        query = select(REMOVALS.c.request_id).where(
-            REMOVALS.c.client_id == client_id, REMOVALS.c.created_at >= moment
-        )
+        """Returns whether a client has asked for a removal since; see `removed_since`."""
         with self._database.reading() as connection:
-            return connection.execute(query.limit(1)).first() is not None
+            return removed_since(connection, client_id, moment)
 
     def removals_in(self, states: Collection[RemovalState]) -> list[RemovalRecord]:
         """Returns the requests in these states, the earliest deadline first.
@@ -319,6 +316,20 @@ class Removals(Store):
         """Closes the database; who waits for events is let go."""
         self._removal_news.close()
         super().close()
+
+
+def removed_since(connection: Connection, client_id: str, moment: datetime) -> bool:
+    """Returns whether a client has asked for a removal of its rows at that moment or later.
+
+    Whoever asks for its own rows has marked them: it makes another update without them. Where an
+    operator asks, the client has marked nothing, and would send the same again.
+    """
+    query = select(REMOVALS.c.request_id).where(
+        REMOVALS.c.client_id == client_id,
+        REMOVALS.c.requested_by == client_id,
+        REMOVALS.c.created_at >= moment,
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def known(connection: Connection, request_id: str) -> RemovalRecord:

@@ -1,10 +1,14 @@
 """Rounds: the updates of the open one, and what a finished one leaves, in one transaction."""
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
 from fedpeft_server.records import AdapterRecord, BudgetRecord, RoundRecord, UpdateRecord
-from fedpeft_server.state import adapters, budgets
-from fedpeft_server.state.errors import DuplicateUpdateError, WrongStateError
+from fedpeft_server.state import adapters, budgets, removals
+from fedpeft_server.state.errors import (
+    DuplicateUpdateError,
+    RowsRemovedMeanwhileError,
+    WrongStateError,
+)
 from fedpeft_server.state.lineage import add_clients, clients_by_round
 from fedpeft_server.state.store import Store, columns, following, require_run, values
 from fedpeft_server.state.tables import PARTICIPATION, ROUNDS, UPDATES
@@ -16,8 +20,8 @@ class Rounds(Store):
     def add_update(self, update: UpdateRecord, budget: BudgetRecord | None) -> bool:
         """Records a client's update of a round, and the budget that it stated with it.
 
-        The first one of a client in a round stays. The same again changes nothing, its budget
-        included.
+        The first one of a client in a round stays, unless the client has asked for a removal
+        since. The same again changes nothing, its budget included.
 
         Args:
             update: Its artifact must be in the store already.
@@ -29,18 +33,30 @@ class Rounds(Store):
         Raises:
             NotFoundError: If there is no such run.
             DuplicateUpdateError: If the client sent another one before.
+            RowsRemovedMeanwhileError: If it is the one that rows are to be removed from.
         """
         with self._database.writing() as connection:
             require_run(connection, update.run_id)
-            query = select(UPDATES.c.update_digest).where(
+            of_client = (
                 UPDATES.c.run_id == update.run_id,
                 UPDATES.c.round == update.round,
                 UPDATES.c.client_id == update.client_id,
             )
-            first = connection.execute(query).scalar_one_or_none()
-            if first == update.update_digest:
+            query = select(UPDATES.c.update_digest, UPDATES.c.received_at).where(*of_client)
+            row = connection.execute(query).one_or_none()
+            first = None if row is None else row.update_digest
+            if row is not None and removals.removed_since(
+                connection, update.client_id, row.received_at
+            ):
+                if first == update.update_digest:
+                    raise RowsRemovedMeanwhileError(
+                        f"{update.client_id} sent the update again that it has asked to have rows "
+                        "removed from"
+                    )
+                connection.execute(delete(UPDATES).where(*of_client))
+            elif first == update.update_digest:
                 return False
-            if first is not None:
+            elif first is not None:
                 raise DuplicateUpdateError(
                     f"{update.client_id} sent update {first[:12]} for round {update.round} of run "
                     f"{update.run_id} before; {update.update_digest[:12]} is not taken"
@@ -76,6 +92,8 @@ class Rounds(Store):
 
         Raises:
             NotFoundError: If there is no such run.
+            RowsRemovedMeanwhileError: If a client of the cohort asked for a removal after its
+                update came; the round is done again without it.
             WrongStateError: If it does not follow what is recorded, or the round has another
                 adapter.
         """
@@ -113,6 +131,16 @@ class Rounds(Store):
                     f"adapter {adapter.digest[:12]} leaves out {min(left_out)}, who is in the "
                     "cohort of its round"
                 )
+            received = select(UPDATES.c.client_id, UPDATES.c.received_at).where(
+                UPDATES.c.run_id == run_id, UPDATES.c.round == round.round
+            )
+            for client_id, received_at in connection.execute(received).all():
+                in_round = client_id in round.cohort
+                if in_round and removals.removed_since(connection, client_id, received_at):
+                    raise RowsRemovedMeanwhileError(
+                        f"{client_id} asked for a removal after its update of round {round.round} "
+                        f"of run {run_id} came"
+                    )
             connection.execute(insert(ROUNDS).values(**values(ROUNDS, round), run_id=run_id))
             add_clients(connection, PARTICIPATION, (run_id, round.round), round.cohort)
             adapters.add(connection, adapter, parent=parent)
