@@ -8,6 +8,8 @@ import pytest
 
 from fedpeft.cli.main import run
 from fedpeft.identity.credentials import AUTHORITY
+from fedpeft.registry.folder import read_folder
+from tests.registry.documents import signed_manifest, write_folder
 from tests.server.control_rig import Rig, listening
 from tests.serving.exports import minilm_config, write_export
 
@@ -81,3 +83,15 @@ def test_a_version_from_import_to_withdrawal(rig: Rig, fedpeft: Fedpeft, tmp_pat
     assert code != 0
     assert "withdrawn" in err
     assert fedpeft("replicas", by="auditor")[0] == 0
+
+
+def test_a_manifest_of_other_tensors(rig: Rig, fedpeft: Fedpeft, tmp_path: Path) -> None:
+    """Signature and files hold, and the version is not the one that it says."""
+    write_export(tmp_path / "made", minilm_config(), seed=0, modules=("query",), labels=("a", "b"))
+    files, _ = read_folder(tmp_path / "made")
+    signed = signed_manifest(rig.manifests.signer, files=files)
+    folder = write_folder(tmp_path / "signed", signed, files)
+    authority = rig.holders.folder / "coordinator" / AUTHORITY
+    code, _, err = fedpeft("verify", folder, "--authority", authority, remote=False)
+    assert code != 0
+    assert "the tensors have digest" in err
