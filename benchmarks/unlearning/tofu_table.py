@@ -8,6 +8,7 @@ truth ratios and those of the reference of the same seed.
 """
 
 import argparse
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -47,7 +48,9 @@ def cells(folder: Path) -> dict[tuple[str, str], dict[int, dict]]:
 
 
 def interval(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and half-width; one value has no interval."""
+    """Mean and half-width; one value has no interval, and none is a dash."""
+    if not values:
+        return "–"
     text = f"{mean(values):.{digits}f}"
     if len(values) > 1:
         half = student_t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
@@ -59,6 +62,24 @@ def utility(cell: dict) -> float:
     """Harmonic mean of seven of TOFU's nine parts: see `measures.measure`."""
     skipped = ("ROUGE-L recall on real_authors", "ROUGE-L recall on world_facts")
     return model_utility([part for name, part in cell["parts"].items() if name not in skipped])
+
+
+def kept(cell: dict) -> float:
+    """Mean probability of the answers of rows that stay."""
+    return cell["parts"]["probability on rows that stay"]
+
+
+def at_level(cell: dict) -> float | None:
+    """Probability of the looked-at rows that stay, interpolated to exactly the reference's loss.
+
+    A step may jump far over the level; what is measured after it has then forgotten more.
+    """
+    curve = cell.get("curve", [])
+    for (_, before, kept_before, *_), (_, after, kept_after, *_) in itertools.pairwise(curve):
+        if before < cell["level"][0] <= after:
+            share = (cell["level"][0] - before) / (after - before)
+            return kept_before + share * (kept_after - kept_before)
+    return None
 
 
 def relearning_steps(cell: dict, full: dict, reference: dict) -> float:
@@ -73,6 +94,7 @@ def table(found: dict[tuple[str, str], dict[int, dict]], split: str) -> str:
     full, reference = found[split, "full"], found[split, "reference"]
     columns: dict[str, Callable[[str, int, dict], float]] = {
         "utility": lambda _, seed, cell: utility(cell),
+        "retained probability": lambda _, seed, cell: kept(cell),
         "forget probability": lambda _, seed, cell: cell["forget_probability"],
         "EL₅": lambda _, seed, cell: cell["extraction"],
         "MA": lambda _, seed, cell: cell["memorization_accuracy"],
@@ -124,16 +146,22 @@ def table(found: dict[tuple[str, str], dict[int, dict]], split: str) -> str:
 
 
 def differences(found: dict[tuple[str, str], dict[int, dict]], split: str) -> str:
-    """LoKU's utility less each other's, of the same seed."""
+    """LoKU's utility and retained probability less each other's, of the same seed."""
     ours, lines = found.get((split, "loku"), {}), []
     for method in ORDER:
         theirs = found.get((split, method), {})
         both = [s for s in ours if s in theirs and "utility" in ours[s] and "utility" in theirs[s]]
         if method in ("loku", "full") or not both:
             continue
-        gains = [utility(ours[seed]) - utility(theirs[seed]) for seed in both]
-        lines.append(f"- less {method}: {interval(gains)} ({len(both)} seeds)")
-    return "\n".join(lines)
+        gains = []
+        for of in (utility, kept, at_level):
+            pairs = [(of(ours[seed]), of(theirs[seed])) for seed in both]
+            gaps = [a - b for a, b in pairs if a is not None and b is not None]
+            gains.append(interval(gaps) + (f" ({len(gaps)})" if len(gaps) < len(both) else ""))
+        lines.append(f"| {method} | {len(both)} | {' | '.join(gains)} |")
+    head = "| LoKU less | seeds | utility | retained probability | at the level |\n"
+    head += "|---|---|---|---|---|\n"
+    return head + "\n".join(lines)
 
 
 def figure(found: dict[tuple[str, str], dict[int, dict]], path: Path) -> None:
@@ -180,7 +208,7 @@ def main() -> None:
     args = parser.parse_args()
     found = cells(args.cells)
     for split in sorted({split for split, _ in found}):
-        print(f"### {split}\n\n{table(found, split)}\n\nLoKU's utility\n")
+        print(f"### {split}\n\n{table(found, split)}\n")
         print(differences(found, split) + "\n")
     if args.figure:
         figure(found, args.figure)

@@ -108,3 +108,14 @@ def test_cells_and_table(shared_models: Path, shared_data: Path, tmp_path: Path)
     ).stdout
     assert "| reference | 1 | 1 (1 to 1) |" in table
     assert (tmp_path / "figure.svg").stat().st_size > 1000
+
+
+def test_the_published_table_is_that_of_the_kept_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module("tofu_table")
+    found = module.cells(FOLDER / "results")
+    written = (FOLDER.parents[1] / "docs" / "results.md").read_text()
+    for split in {split for split, _ in found}:
+        assert module.table(found, split) in written
+        assert module.differences(found, split) in written
+    assert len(found["forget01", "loku"]) == 3
