@@ -207,7 +207,7 @@ def test_entries_that_break_a_rule_are_found_though_their_hashes_are_right(
         ("committed", {"reservation": "9", "release": DIGEST}, "was never made"),
         ("committed", {"reservation": body["reservation"], "release": "x"}, "no sha256"),
         ("budget", {"dataset": data, "epsilon": "nan", "delta": "1e-05"}, "finite number"),
-        ("budget", {"dataset": data, "epsilon": "1.00", "delta": "1e-05"}, "no float as the led"),
+        ("budget", {"dataset": data, "epsilon": "1.00", "delta": "1e-05"}, "no float as it is wri"),
         ("budget", {"dataset": data, "epsilon": "1.0", "delta": "1.0"}, r"lie in \(0, 1\)"),
         (
             "registered",

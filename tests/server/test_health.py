@@ -13,7 +13,10 @@ from fedpeft.errors import UnavailableError
 from tests.server.control_rig import Rig, listening
 from tests.server.raw_calls import channel
 
-OURS = {f"fedpeft.wire.v1.{name}" for name in ("Runs", "Clients", "Budgets", "Adapters", "Server")}
+OURS = {
+    f"fedpeft.wire.v1.{name}"
+    for name in ("Runs", "Clients", "Budgets", "Adapters", "Removals", "Server")
+}
 OTHERS = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
 
