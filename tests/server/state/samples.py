@@ -169,7 +169,7 @@ def a_removal(number: str = "1", **other: Any) -> RemovalRecord:
         deadline=None,
         plan={"claim": "approximate"},
         requested_by="north",
-        created_at=NOW,
+        created_at=NOW - timedelta(hours=1),
         updated_at=NOW,
     )
     return replace(removal, **other)
