@@ -320,14 +320,20 @@ def _is_unmarked(wish: Wish, trained: RunRecord | None) -> bool:
 def _guarantee(wish: Wish, named: AdapterRecord) -> Guarantee:
     if not named.epsilon:
         return "none"
-    if wish.private_job or wish.method == RETRAIN:
+    if wish.private_job:
+        # Only a client that adds noise and charges its ledger could keep the guarantee, and none of
+        # this version does: what another program says it was charged is nobody's promise.
+        raise Refused.GUARANTEE.error(
+            "this version has no private removal job; retrain, or have an operator give the "
+            "guarantee up (--void-guarantee)"
+        )
+    if wish.method == RETRAIN:
         return "charged"
     if wish.void_guarantee:
         return "void"
     raise Refused.GUARANTEE.error(
-        f"adapter {named.digest} has a privacy guarantee, and {wish.method} would end it: run the "
-        "job privately at the client (--here --private), retrain, or have an operator give the "
-        "guarantee up (--void-guarantee)"
+        f"adapter {named.digest} has a privacy guarantee, and {wish.method} would end it: retrain, "
+        "or have an operator give the guarantee up (--void-guarantee)"
     )
 
 
