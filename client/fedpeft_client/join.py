@@ -119,6 +119,8 @@ class Joining:
                 data=self.request.data,
                 dataset=account.dataset,
                 num_rows=account.num_rows,
+                rows=self.request.rows,
+                columns=self.request.columns,
             )
         )
         return account

@@ -16,6 +16,7 @@ from fedpeft.federated.messages import RoundPlan
 from fedpeft.federated.terms import RunTerms
 from fedpeft.models.model_config import ModelConfig
 from fedpeft.settings import read_toml, validate
+from fedpeft.unlearning.private_config import PrivateConfig
 
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _FORM = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -142,6 +143,39 @@ class ClientPolicy(BaseModel):
             )
         self.model_config_of(terms)
 
+    def check_removal(self, model: ModelConfig, *, private: bool) -> None:
+        """Refuses a removal job that the owner does not want to be done on its rows.
+
+        Raises:
+            PolicyError: With what was asked and what is allowed.
+        """
+        if not private and not self.allow_without_privacy:
+            raise PolicyError(
+                "the job would look at the rows without noise, and the policy does not allow that "
+                "(allow_without_privacy); ask for a private one (--private), or retrain"
+            )
+        if model.precision != "float32" and not self.allow_bfloat16:
+            raise PolicyError(
+                f"the adapter's run is in {model.precision}; the policy allows float32 alone "
+                "(allow_bfloat16)"
+            )
+
+    def check_private_job(self, asked: PrivateConfig, noise_multiplier: float) -> None:
+        """Refuses a private removal job with less noise or more steps than the owner wants.
+
+        Raises:
+            PolicyError: With what was asked and what is allowed.
+        """
+        _check_most("private.l2_clip_norm", asked.l2_clip_norm, self.max_l2_clip_norm)
+        _check_most("private.num_steps", asked.num_steps, self.max_local_steps)
+        if not noise_multiplier >= self.min_noise_multiplier:
+            raise PolicyError(
+                f"epsilon {asked.epsilon:g} over {asked.num_steps} steps needs a noise multiplier "
+                f"of {noise_multiplier:.3g} only; the policy asks for at least "
+                f"{self.min_noise_multiplier:g} (min_noise_multiplier): lower private.epsilon, or "
+                "ask for more steps"
+            )
+
     def check_plan(self, plan: RoundPlan) -> None:
         """Refuses a round that the owner does not want to be trained, for itself or its run.
 
@@ -167,21 +201,27 @@ class ClientPolicy(BaseModel):
         Raises:
             PolicyError: If the base model is not allowed.
         """
-        allowed = self.base_models.get(terms.base_digest)
+        return self.model_here(terms.model, terms.base_digest)
+
+    def model_here(self, model: ModelConfig, base_digest: str) -> ModelConfig:
+        """Returns a model section with this machine's own place, device and batch size.
+
+        Raises:
+            PolicyError: If the base model is not allowed.
+        """
+        allowed = self.base_models.get(base_digest)
         if allowed is None:
             raise PolicyError(
-                f"the run's base model has the digest {terms.base_digest}, which is none of the "
+                f"the run's base model has the digest {base_digest}, which is none of the "
                 f"{len(self.base_models)} that the policy allows; if you have it and trust it, "
                 "join with --allow-model NAME"
             )
-        return terms.model.model_copy(
+        return model.model_copy(
             update={
                 "name": allowed.name,
                 "revision": allowed.revision,
                 "device": self.device,
-                "max_tokens_per_batch": min(
-                    terms.model.max_tokens_per_batch, self.max_tokens_per_batch
-                ),
+                "max_tokens_per_batch": min(model.max_tokens_per_batch, self.max_tokens_per_batch),
                 "compile": False,  # a compiler would run on a coordinator's word
             }
         )

@@ -6,6 +6,7 @@ membership.json   which federation it joined, with which rows and which ledger
 enrolment.json    what the server said when it was enrolled
 node.key.pem      key of its connection, made here
 updates/          what it released; see `federated.client_store`
+removals/         the same of private removal jobs
 tombstones/       rows that are to be forgotten; see `federated.tombstones`
 status.json       what it does, for `fedpeft client status`
 running.lock      held while it runs
@@ -46,6 +47,8 @@ class Membership(BaseModel):
         data: Where its rows are.
         dataset: Their fingerprint in the ledger.
         num_rows: Number of rows.
+        rows: Which rows of the data are its own, counted from 0; None: all.
+        columns: Those that a row is known by; None: all.
     """
 
     model_config = _FORM
@@ -57,6 +60,8 @@ class Membership(BaseModel):
     data: str
     dataset: str
     num_rows: int
+    rows: tuple[int, ...] | None = None
+    columns: tuple[str, ...] | None = None
 
 
 class Enrolment(BaseModel):
@@ -136,6 +141,7 @@ class StateFolder:
         policy: The owner's policy.
         ledger: Where the ledger is, unless it was put somewhere else.
         updates: What was released.
+        removals: What was released by private removal jobs.
         tombstones: Which rows are to be forgotten.
     """
 
@@ -154,6 +160,7 @@ class StateFolder:
         self.policy = path / "policy.toml"
         self.ledger = path / "ledger.db"
         self.updates = path / "updates"
+        self.removals = path / "removals"
         self.tombstones = path / "tombstones"
 
     @classmethod

@@ -60,7 +60,7 @@ class Models:
                 )
             self._bases[key] = base, load_tokenizer(config)
         base, tokenizer = self._bases[key]
-        check_fits(terms, base, tokenizer)
+        check_fits(terms.model.max_length, base, tokenizer)
         return base, tokenizer
 
     def _adapted(self, terms: RunTerms, base: nn.Module) -> AdaptedModel:

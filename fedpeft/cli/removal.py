@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedpeft.cli import removal_follow, removal_receipt, removal_request
+from fedpeft.cli import removal_follow, removal_here, removal_receipt, removal_request
 from fedpeft.cli.remote_options import (
     IdentityOption,
     JsonOption,
@@ -19,6 +19,7 @@ from fedpeft.cli.removal_options import RequestArgument
 app = typer.Typer(no_args_is_help=True, help="Have data forgotten by the adapter in use.")
 app.command("plan")(removal_request.plan)
 app.command("request")(removal_request.request)
+app.command("run")(removal_here.run)
 
 
 @app.command("list")

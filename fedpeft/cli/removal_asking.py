@@ -1,6 +1,5 @@
 """Asking for a removal so that it may be killed anywhere and asked for again."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,26 +29,25 @@ class Marks:
         self.tombstones.add(name, self.rows.records())
 
 
-def marks_in(folder: Path, forget: "Table", columns: Sequence[str]) -> Marks:
-    """Returns where rows are marked.
+def marks_in(folder: Path, forget: "Table") -> Marks:
+    """Returns where rows are marked, by the columns that the client knows its rows by.
 
     Args:
         folder: Of the client.
         forget: Rows to be forgotten, in all columns of its file.
-        columns: That the client knows its rows by; empty: all.
 
     Raises:
         ConfigError: If there is no client in the folder.
         DataError: If a column is missing.
     """
-    from fedpeft.cli.removal_rows import in_columns
     from fedpeft.federated.tombstones import Tombstones
+    from fedpeft.unlearning.chosen import in_columns
     from fedpeft_client.state_folder import StateFolder
 
-    return Marks(
-        tombstones=Tombstones(StateFolder(folder).tombstones),
-        rows=in_columns(forget, columns or list(forget.columns)),
-    )
+    state = StateFolder(folder)
+    membership = state.membership()
+    columns = (membership.columns if membership else None) or list(forget.columns)
+    return Marks(tombstones=Tombstones(state.tombstones), rows=in_columns(forget, columns))
 
 
 def ask(
@@ -99,7 +97,8 @@ def _open_request(
             not removal.state.has_ended
             and removal.records_digest == digest
             and removal.requested_by == connection.caller
-            and (asked.adapter, asked.method, asked.place) == (adapter, order.method, order.place)
+            and (asked.adapter, asked.method, asked.place, asked.private_job)
+            == (adapter, order.method, order.place, order.private_job)
         ):
             return removal
     return None

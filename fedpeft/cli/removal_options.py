@@ -60,8 +60,8 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="A setting of the method or the gate, such as unlearning.num_epochs=5 or "
-        "gate.max_remaining=0.3; repeatable.",
+        help="A setting of the method or the gate, such as unlearning.num_epochs=5, "
+        "private.epsilon=0.5 or gate.max_remaining=0.3; repeatable.",
     ),
 ]
 HereOption = Annotated[
@@ -71,7 +71,9 @@ HereOption = Annotated[
 PrivateOption = Annotated[
     bool,
     typer.Option(
-        "--private", help="With --here: the job is private, and charged to your own ledger."
+        "--private",
+        help="The job runs on this machine, adds noise and is charged to your own ledger: for an "
+        "adapter with a privacy guarantee.",
     ),
 ]
 VoidOption = Annotated[
@@ -91,15 +93,6 @@ StateOption = Annotated[
         show_default=False,
     ),
 ]
-ColumnsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--columns",
-        metavar="A,B",
-        help="As `fedpeft client join` was given, where it was.",
-        show_default=False,
-    ),
-]
 SaltOption = Annotated[
     Path | None,
     typer.Option(
@@ -110,12 +103,35 @@ SaltOption = Annotated[
         show_default=False,
     ),
 ]
+RetainOption = Annotated[
+    int,
+    typer.Option(
+        "--retain", min=2, help="Rows that stay that the job looks at, at most; a private one: all."
+    ),
+]
+HeldOutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--held-out",
+        metavar="FILE",
+        help="Rows like those to be forgotten that nobody trained on; without them membership "
+        "cannot be measured.",
+        show_default=False,
+    ),
+]
+MeasureOption = Annotated[
+    bool,
+    typer.Option(
+        "--measure/--no-measure",
+        help="Measure what a private job made, after it was sent, for you alone.",
+    ),
+]
 SettingsOption = Annotated[
     Path | None,
     typer.Option(
         "--settings",
         metavar="FILE",
-        help="TOML with the sections unlearning and gate.",
+        help="TOML with the sections unlearning and gate, or private and gate.",
         show_default=False,
     ),
 ]

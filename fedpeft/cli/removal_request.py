@@ -10,7 +10,7 @@ from fedpeft.cli import removal_options as options
 from fedpeft.cli.client_status import only_client
 from fedpeft.cli.remote_options import IdentityOption, JsonOption, ServerOption, connect, echo_json
 from fedpeft.cli.removal_follow import PATIENCE_S, follow
-from fedpeft.cli.removal_rows import Choice, choose, deadline_of, rows_to_send
+from fedpeft.cli.removal_rows import Choice, choose, deadline_of
 from fedpeft.errors import InputError
 
 
@@ -41,7 +41,7 @@ def plan(
                 adapter=adapter,
                 client_id=client or connection.caller,
                 num_records=num_records,
-                place="client" if here else "server",
+                place="client" if here or private else "server",
                 method=method,
                 settings=options.settings_of(settings, overrides, precisions),
                 void_guarantee=void_guarantee,
@@ -63,19 +63,11 @@ def request(
     records: options.RecordsOption = None,
     query: options.QueryOption = None,
     method: options.MethodOption = "loku",
-    retain: Annotated[
-        int, typer.Option("--retain", min=2, help="Rows that stay to send along, at most.")
-    ] = 256,
-    held_out: Annotated[
-        Path | None,
-        typer.Option(
-            "--held-out",
-            metavar="FILE",
-            help="Rows like those to be forgotten that nobody trained on; without them membership "
-            "cannot be measured.",
-            show_default=False,
-        ),
-    ] = None,
+    here: options.HereOption = False,
+    private: options.PrivateOption = False,
+    measure: options.MeasureOption = True,
+    retain: options.RetainOption = 256,
+    held_out: options.HeldOutOption = None,
     settings: options.SettingsOption = None,
     overrides: options.SetOption = None,
     precisions: options.PrecisionOption = None,
@@ -90,7 +82,6 @@ def request(
         ),
     ] = None,
     state: options.StateOption = None,
-    columns: options.ColumnsOption = None,
     salt: options.SaltOption = None,
     key: Annotated[
         str | None,
@@ -108,10 +99,13 @@ def request(
     Your own records are first marked as removed in your client's folder: no later round trains on
     them, whatever becomes of the request. Then the records, and some rows that stay, are sealed and
     sent: only the columns that the adapter was trained on. The server destroys them after the job.
+    With --here nothing of them is sent: the job runs now, on this machine, and the adapter goes.
     """
     from fedpeft.cli.removal_asking import ask, marks_in
+    from fedpeft.cli.removal_here import do_here
     from fedpeft.cli.removal_view import removal_json, show_removal
-    from fedpeft.remote.removal_records import RemovalOrder
+    from fedpeft.config import validate_config
+    from fedpeft.remote.removal_records import RemovalOrder, RemovalState
     from fedpeft.types import derive_seed
     from fedpeft.unlearning.salt import FILE, salt_in
 
@@ -120,6 +114,11 @@ def request(
     with connect(server, identity, patience_s=PATIENCE_S if wait else 10.0) as connection:
         owner = client or connection.caller
         folder = (state or only_client()) if owner == connection.caller else None
+        at_client = here or private
+        if at_client and folder is None:
+            raise InputError(f"a job on this machine is on your own rows, not those of {owner}")
+        if at_client and method == "retrain":
+            raise InputError("retraining goes through the rounds of all clients; leave out --here")
         chosen = choose(
             Choice(
                 data=data or _joined_with(folder),
@@ -127,33 +126,51 @@ def request(
                 id_column=id_column,
                 records=records,
                 query=query or (),
-            )
+            ),
+            held_out,
         )
         run = connection.get_run(connection.get_adapter(adapter).run_id)
         assert identity is not None
         own_salt = salt_in(salt or identity / FILE)
-        rows = rows_to_send(
-            chosen,
-            run.config,
+        config = validate_config(run.config, "the adapter's run")
+        rows = chosen.job_rows(
+            config.model,
+            config.data,
             num_retain=retain,
-            held_out=held_out,
             seed=derive_seed(int.from_bytes(own_salt, "big"), "rows that stay"),
-            method=method,
+            checked=method != "retrain",
         )
         order = RemovalOrder(
             adapter=adapter,
             client_id=owner,
             num_records=len(rows.forget),
+            place="client" if at_client else "server",
             method=method,
             settings=content,
             void_guarantee=void_guarantee,
+            private_job=private,
             deadline=until,
         )
-        known_by = columns.split(",") if columns else ()
-        marks = None if folder is None else marks_in(folder, chosen.forget, known_by)
+        marks = None if folder is None else marks_in(folder, chosen.forget)
         removal = ask(connection, order, rows, salt=own_salt, key=key, marks=marks)
-        if wait:
+        if (
+            at_client
+            and folder is not None
+            and removal.state in (RemovalState.PLANNED, RemovalState.RUNNING)
+        ):
             typer.echo(f"removal {removal.request_id}", err=True)
+            removal = do_here(
+                connection,
+                identity,
+                folder,
+                removal.request_id,
+                held_out=chosen.held_out,
+                retain=retain,
+                measure=measure,
+            )
+        if wait:
+            if not at_client:
+                typer.echo(f"removal {removal.request_id}", err=True)
             follow(connection, removal.request_id, as_lines=as_json)
         elif as_json:
             echo_json(removal_json(removal))

@@ -18,6 +18,7 @@ from fedpeft.federated.terms import RunTerms
 from fedpeft.models.data_config import DataConfig
 from fedpeft.models.dataset import IGNORED, Dataset
 from fedpeft.models.label_space import LabelSpace
+from fedpeft.models.model_config import ModelConfig
 from fedpeft.models.table import Table
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class ClientRows:
         tokenizer: "PreTrainedTokenizerBase",
         removed: Collection[int] = (),
     ) -> tuple[Dataset, int]:
-        """Returns all rows tokenized, and the number of those that are not used.
+        """Returns all rows tokenized for a run, and the number of those that are not used.
 
         Args:
             terms: Of the run.
@@ -67,11 +68,32 @@ class ClientRows:
         Raises:
             DataError: If a column is missing.
         """
-        config = data_config(terms)
-        columns = needed_columns(terms.model, config)
+        return self.encoded_as(terms.model, data_config(terms), terms.labels, tokenizer, removed)
+
+    def encoded_as(
+        self,
+        model: ModelConfig,
+        data: DataConfig,
+        labels: Sequence[str],
+        tokenizer: "PreTrainedTokenizerBase",
+        removed: Collection[int] = (),
+    ) -> tuple[Dataset, int]:
+        """Returns all rows tokenized, and the number of those that are not used.
+
+        Args:
+            model: Its task says which columns are read.
+            data: Names the columns.
+            labels: In class order; empty for a language model.
+            tokenizer: Of the base model.
+            removed: Rows whose loss is to be zero.
+
+        Raises:
+            DataError: If a column is missing.
+        """
+        columns = needed_columns(model, data)
         values = [self.table.column(name) for name in columns]
-        labels = LabelSpace(terms.labels) if terms.model.task == "classification" else None
-        known = set(terms.labels) if labels else None
+        classified = model.task == "classification"
+        known = set(labels) if classified else None
         gone = frozenset(removed)
         usable = [
             row
@@ -82,13 +104,14 @@ class ClientRows:
         tokens: Sequence[Sequence[int]] = []
         targets: Sequence[int] = []
         if usable:
-            dataset = encode(read, terms.model, config, labels, tokenizer)
+            space = LabelSpace(tuple(labels)) if classified else None
+            dataset = encode(read, model, data, space, tokenizer)
             tokens, targets, pad_id = dataset.input_ids, dataset.targets, dataset.pad_id
         else:
             pad_id = 0
         input_ids: list[Sequence[int]] = [[pad_id]] * self.num_examples
         # For causal LM a target counts the leading tokens without loss: here all of one.
-        all_targets = [IGNORED if labels else 1] * self.num_examples
+        all_targets = [IGNORED if classified else 1] * self.num_examples
         for row, ids, target in zip(usable, tokens, targets, strict=True):
             input_ids[row], all_targets[row] = ids, target
         encoded = Dataset(input_ids=input_ids, targets=all_targets, pad_id=pad_id)
@@ -106,8 +129,8 @@ def data_config(terms: RunTerms) -> DataConfig:
     )
 
 
-def check_fits(terms: RunTerms, base: "nn.Module", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Refuses terms under which some row could be too much for the model, whatever the rows are.
+def check_fits(max_length: int, base: "nn.Module", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Refuses lengths at which some row could be too much for the model, whatever the rows are.
 
     Raises:
         ModelError: If the tokenizer has tokens that the model lacks, or `max_length` is beyond what
@@ -120,9 +143,9 @@ def check_fits(terms: RunTerms, base: "nn.Module", tokenizer: "PreTrainedTokeniz
             f"{num_tokens}; they do not belong together"
         )
     positions = getattr(base.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and 0 < positions < terms.model.max_length:
+    if isinstance(positions, int) and 0 < positions < max_length:
         raise ModelError(
-            f"the run cuts rows at {terms.model.max_length} tokens, but its base model was made "
+            f"the run cuts rows at {max_length} tokens, but its base model was made "
             f"for {positions}; the operator sets model.max_length to at most that"
         )
 

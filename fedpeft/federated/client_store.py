@@ -97,6 +97,7 @@ class ClientStore:
     def save(self, run_id: str, round_number: int, update: StoredUpdate) -> None:
         """Makes an update durable, and drops the run's older ones."""
         path = self._update(run_id, round_number)
+        make_private_folder(path.parent)
         about = {
             "content": update.content,
             "reservation": update.reservation,

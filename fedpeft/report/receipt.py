@@ -44,6 +44,9 @@ def _tiles(receipt: Receipt) -> list[Tile]:
         "void": ("given up", f"for {text.printable(receipt.request.client_id, 24)}"),
     }
     guarantee, detail = guarantees[receipt.guarantee]
+    by = f"by the {receipt.measured_by}" if measured else "it rests on the method"
+    if receipt.privacy is not None:
+        by = "no figure without noise may leave the client"
     return [
         Tile(
             title="Records",
@@ -55,12 +58,7 @@ def _tiles(receipt: Receipt) -> list[Tile]:
             value=receipt.claim,
             detail=f"by {text.printable(receipt.method, 24)}",
         ),
-        Tile(
-            title="Measured",
-            value="passed" if measured else "not measured",
-            detail=f"by the {receipt.measured_by}" if measured else "it rests on the method",
-            alarming=not measured and receipt.claim == "approximate",
-        ),
+        Tile(title="Measured", value="passed" if measured else "not measured", detail=by),
         Tile(
             title="Versions withdrawn",
             value=text.count(len(receipt.affected)),

@@ -1,16 +1,15 @@
 """A removal job: from an affected version and rows to a measured successor."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from fedpeft.adapters.config import AdapterConfig
-from fedpeft.errors import AdapterError, ConfigError, ModelError, PrivacyError
+from fedpeft.errors import ConfigError, ModelError, PrivacyError
 from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.federated.assembly import encode
 from fedpeft.models.base_model import load_base_model, load_tokenizer
@@ -22,6 +21,7 @@ from fedpeft.models.table import Table
 from fedpeft.registry.fingerprint import Fingerprint
 from fedpeft.settings import validate
 from fedpeft.types import derive_seed, tensor_digest
+from fedpeft.unlearning.blobs import read_tensors, write_tensors
 from fedpeft.unlearning.config import UnlearningConfig
 from fedpeft.unlearning.exported import Exported, Frame, export_and_reload, outputs
 from fedpeft.unlearning.gate.config import GateConfig
@@ -31,12 +31,20 @@ from fedpeft.unlearning.gate.shown import Look
 from fedpeft.unlearning.gate.verify import Verification, Version, verify
 from fedpeft.unlearning.job_rows import JobTables, job_tables
 from fedpeft.unlearning.low_rank_edit import Successor
-from fedpeft.unlearning.methods import METHODS, Claim, Made, Method, Removal
+from fedpeft.unlearning.methods import METHODS, Claim, Method, Removal
 from fedpeft.unlearning.order import JobOrder, JobResult, run_config_after
 from fedpeft.unlearning.records import JobRows
 from fedpeft.unlearning.unlearn import Deployed, Progress
 
-__all__ = ["JobOrder", "JobResult", "Told", "measure_retrained", "run_config_after", "run_job"]
+__all__ = [
+    "JobOrder",
+    "JobResult",
+    "Told",
+    "measure_private",
+    "measure_retrained",
+    "run_config_after",
+    "run_job",
+]
 
 Told = Callable[[str, float], None]
 """Hears a phase, and the share of the whole job that is done."""
@@ -68,8 +76,7 @@ def run_job(
         told: Hears how far it is.
         load_base: Loads the base model; a client's policy may have another place for it.
         reference: An adapter that was retrained without the rows, to compare with.
-        method: In place of the one that the order names, and of the same name: a private job
-            carries a ledger.
+        method: In place of the one that the order names, and of the same name.
 
     Returns:
         What came of it, the successor's tensors as safetensors, and the files of its export in PEFT
@@ -82,7 +89,7 @@ def run_job(
         DataError: If the rows cannot be used; see `job_rows.job_tables`.
         DivergedError: If a loss became NaN or infinite.
         ModelError: If the base model is another one than the adapter was made for.
-        PrivacyError: If the order says that the job is charged, and the method is not private.
+        PrivacyError: If the order says that the job is charged: see `private_job`.
         VerificationError: If the exported files are not the successor.
     """
     clock = _Clock()
@@ -92,40 +99,35 @@ def run_job(
         job = _Job.opened(order, rows, adapter, load_base)
     with clock.phase("method"):
         made = job.make(method, told)
-    if method.claim != "exact" and (made.privacy is not None) != (order.guarantee == "charged"):
-        raise PrivacyError(
-            f"the order says that the guarantee is {order.guarantee!r}, and the method "
-            f"{'charged nothing' if made.privacy is None else 'charged a ledger'}"
-        )
     with clock.phase("export"):
         told("export", _PHASES["export"])
-        exported = job.export(made.successor)
+        exported = job.export(made)
     with clock.phase("verify"):
         gate = job.verify(
-            Version(adapter=made.successor.config, tensors=exported.tensors),
+            Version(adapter=made.config, tensors=exported.tensors),
             reference,
             is_exact=method.claim == "exact",
             told=told,
         )
     result = JobResult(
+        parent=tensor_digest(job.affected.tensors),
         digest=tensor_digest(exported.tensors),
         method=method.name,
         claim=method.claim,
-        adapter=made.successor.config.model_dump(mode="json"),
-        lost=made.successor.lost,
+        adapter=made.config.model_dump(mode="json"),
+        lost=made.lost,
         seconds=clock.seconds,
         gate=gate,
         fingerprint={
             "before": job.fingerprint(job.affected).to_json(),
             "after": job.fingerprint(
-                Version(adapter=made.successor.config, tensors=exported.tensors)
+                Version(adapter=made.config, tensors=exported.tensors)
             ).to_json(),
             "expected": exported.fingerprint.to_json(),
         },
-        privacy=None if made.privacy is None else dict(made.privacy),
     )
     told("verify", 1.0)
-    return result, _blob(exported.tensors), exported.files
+    return result, write_tensors(exported.tensors), exported.files
 
 
 def measure_retrained(
@@ -150,8 +152,35 @@ def measure_retrained(
     Raises:
         FedpeftError: See `run_job`.
     """
-    retrained = _tensors(successor)
+    retrained = read_tensors(successor)
     return run_job(order, rows, adapter, told, load_base=load_base, method=_Retrained(retrained))
+
+
+def measure_private(
+    order: JobOrder,
+    rows: JobRows,
+    adapter: bytes,
+    successor: bytes,
+    told: Told = lambda phase, share: None,
+    *,
+    load_base: Callable[[ModelConfig], nn.Module] = load_base_model,
+) -> GateReport:
+    """Measures what a private job made, for its owner alone: no epsilon covers the figures.
+
+    Args:
+        order: Of a private job.
+        rows: As in `run_job`.
+        adapter: Tensors of the affected version, as safetensors.
+        successor: Tensors of what was made.
+        told: As in `run_job`.
+        load_base: As in `run_job`.
+
+    Raises:
+        FedpeftError: See `run_job`.
+    """
+    job = _Job.opened(order, rows, adapter, load_base)
+    version = Version(adapter=job.affected.adapter, tensors=read_tensors(successor))
+    return job.verify(version, None, is_exact=False, told=told)
 
 
 class _Retrained:
@@ -165,10 +194,10 @@ class _Retrained:
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self._tensors = tensors
 
-    def make(self, removal: Removal) -> Made:
+    def make(self, removal: Removal) -> Successor:
         """Returns what the rounds made."""
         config = removal.deployed.adapter
-        return Made(successor=Successor(config=config, tensors=self._tensors, lost=0.0))
+        return Successor(config=config, tensors=self._tensors, lost=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +220,8 @@ class _Job:
         adapter: bytes,
         load_base: Callable[[ModelConfig], nn.Module],
     ) -> "_Job":
-        model = _section(ModelConfig, order, "model")
-        data = _section(DataConfig, order, "data")
+        model = order.section(ModelConfig, "model")
+        data = order.section(DataConfig, "data")
         unlearning = validate(
             UnlearningConfig, order.settings.get("unlearning", {}), "settings of the method"
         )
@@ -216,14 +245,14 @@ class _Job:
             ),
             data=data,
             affected=Version(
-                adapter=_section(AdapterConfig, order, "adapter"), tensors=_tensors(adapter)
+                adapter=order.section(AdapterConfig, "adapter"), tensors=read_tensors(adapter)
             ),
             tables=tables,
             unlearning=unlearning,
             gate=gate,
         )
 
-    def make(self, method: Method, told: Told) -> Made:
+    def make(self, method: Method, told: Told) -> Successor:
         """Lets the method make the successor."""
         frame = self.frame
 
@@ -329,43 +358,13 @@ def _chosen(order: JobOrder, given: Method | None) -> Method:
         raise ConfigError(f"the order's method is {order.method!r}, and {method.name!r} was given")
     if method.place != "job":
         raise ConfigError(f"{method.name!r} goes through the rounds of a run and not through a job")
-    if order.guarantee == "charged" and given is None:
+    if order.is_private:
         raise PrivacyError(
             f"the order says that the job is charged to a ledger, and {method.name!r} as it is "
-            "here adds no noise; a private job runs at the client"
+            "here adds no noise; a private job runs at the client: `fedpeft removal run`"
         )
     return method
 
 
-_S = TypeVar("_S", bound=BaseModel)
-
-
-def _section(kind: type[_S], order: JobOrder, name: str) -> _S:
-    content = order.run_config.get(name)
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"the run's configuration has no section [{name}]")
-    return validate(kind, content, f"the run's configuration, [{name}]")
-
-
 def _first(table: Table, most: int) -> Table:
     return table.take(range(min(table.num_rows, most)))
-
-
-def _tensors(blob: bytes) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        tensors: dict[str, Tensor] = load(blob)
-    except SafetensorError as error:
-        raise AdapterError(
-            f"the adapter cannot be read as safetensors ({error}); it may be truncated"
-        ) from error
-    return tensors
-
-
-def _blob(tensors: Mapping[str, Tensor]) -> bytes:
-    from safetensors.torch import save
-
-    blob: bytes = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    return blob

@@ -16,8 +16,8 @@ def limits_of(
 ) -> tuple[str, ...]:
     """Returns the limits of a removal, the weightiest first."""
     return (
-        _claim(claim),
-        *_measuring(measured_by, gate),
+        _claim(claim, guarantee),
+        *_measuring(claim, measured_by, gate),
         *(() if gate is None else _figures(gate, guarantee)),
         *_guarantee(claim, guarantee),
         *_REACH,
@@ -35,11 +35,18 @@ _REACH = (
 )
 
 
-def _claim(claim: Claim) -> str:
+def _claim(claim: Claim, guarantee: Guarantee) -> str:
     if claim == "exact":
         return (
             "Exact means that the successor was trained without the records. That rests on each "
             "client leaving removed records out on its own machine, which nobody else can see."
+        )
+    if guarantee == "charged":
+        return (
+            "The removal is approximate: the adapter was changed by steps with noise, and nothing "
+            "says how much of the records they took away. What stands for the records is epsilon: "
+            "it bounds how much better anybody can tell from all versions together, this one "
+            "included, that a record was ever in them."
         )
     return (
         "The removal is approximate: the adapter was changed until the measures no longer find the "
@@ -47,7 +54,12 @@ def _claim(claim: Claim) -> str:
     )
 
 
-def _measuring(measured_by: str, gate: GateReport | None) -> list[str]:
+def _measuring(claim: Claim, measured_by: str, gate: GateReport | None) -> list[str]:
+    if gate is None and claim == "approximate":
+        return [
+            "No figure is stated: each would be computed from the records without noise, and say "
+            "what no epsilon covers. The client may have measured on its own machine."
+        ]
     if gate is None:
         return [
             "Nobody measured the successor: the records are with the client, and the claim rests "
@@ -124,6 +136,8 @@ def _guarantee(claim: Claim, guarantee: Guarantee) -> list[str]:
     if claim == "exact":
         return ["The rounds were private and charged for; each epsilon is what was last stated."]
     return [
-        "The job was private and was charged to the client's own ledger; each epsilon is what was "
-        "last stated."
+        "The client's own machine drew the rows, added the noise and charged its ledger, as in "
+        "every round: the server checked that the numbers add up, and saw none of it. The epsilon "
+        "of each client is what was last stated.",
+        "How long the job took, and that it was asked for, is not covered by epsilon.",
     ]

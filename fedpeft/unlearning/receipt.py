@@ -15,7 +15,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    JsonValue,
     ValidationError,
     model_validator,
 )
@@ -28,6 +27,7 @@ from fedpeft.unlearning.gate.report import GateReport
 from fedpeft.unlearning.limits import limits_of
 from fedpeft.unlearning.order import JobResult
 from fedpeft.unlearning.plan import Claim, Guarantee, RemovalPlan
+from fedpeft.unlearning.statement import PrivacyStatement
 
 KIND: Final = "removal-receipt"
 _DIGEST = r"^[0-9a-f]{64}$"
@@ -80,10 +80,10 @@ class Receipt(_Part):
         "it was given up for the client whose records these are."
     )
     epsilon: dict[str, Epsilon] = Field(description="By client, where a guarantee holds.")
-    privacy: dict[str, JsonValue] | None = Field(
-        description="What a private job states of its guarantee, floats as text."
+    privacy: PrivacyStatement | None = Field(description="What a private job states of its own.")
+    gate: GateReport | None = Field(
+        description="Null: nobody measured, or nobody who may tell, after a private job."
     )
-    gate: GateReport | None = Field(description="Null: nobody measured.")
     measured_by: Literal["server", "client", "nobody"]
     audit_head: str = Field(
         pattern=r"^(0|[1-9][0-9]{0,17}):[0-9a-f]{64}$",
@@ -100,8 +100,15 @@ class Receipt(_Part):
             raise ValueError("the successor is one of the affected versions")
         if self.gate is not None and not self.gate.passed:
             raise ValueError("the successor did not pass the gate")
-        if self.gate is None and self.claim == "approximate":
-            raise ValueError("an approximate removal was not measured")
+        if self.claim == "approximate" and (self.gate is None) != (self.guarantee == "charged"):
+            raise ValueError("an approximate removal is measured, or private and charged for")
+        if (self.privacy is not None) != (
+            self.claim == "approximate" and self.guarantee == "charged"
+        ):
+            raise ValueError("a private job states its noise, and no other does")
+        own = self.epsilon.get(self.request.client_id)
+        if self.privacy is not None and (own is None or own.epsilon < self.privacy.epsilon_spent):
+            raise ValueError("less epsilon is stated for the client than its ledger was charged")
         if (self.measured_by == "nobody") != (self.gate is None):
             raise ValueError("it does not say who measured")
         if (self.guarantee == "none" and self.epsilon) or (
@@ -177,9 +184,9 @@ def make_receipt(
             f"the plan is {plan.method} ({plan.claim}) and its successor {successor}; the result "
             f"is of {result.method} ({result.claim}) and {result.digest}"
         )
-    if result is not None and GateConfig.model_validate(plan.gate) != result.gate.thresholds:
-        raise VerificationError("the thresholds are not those that were registered in the plan")
     gate = None if result is None else result.gate
+    if gate is not None and GateConfig.model_validate(plan.gate) != gate.thresholds:
+        raise VerificationError("the thresholds are not those that were registered in the plan")
     try:
         return Receipt(
             request=request,
@@ -196,7 +203,7 @@ def make_receipt(
                 name: Epsilon(epsilon=value, delta=delta)
                 for name, (value, delta) in epsilon.items()
             },
-            privacy=None if result is None else _plain(result.privacy),
+            privacy=None if result is None else result.privacy,
             gate=gate,
             measured_by=measured_by,
             audit_head=audit_head,

@@ -55,6 +55,7 @@ class Memorised:
                 "base_digest": self.base_digest,
                 "labels": (),
                 "method": method,
+                "num_records": len(self.rows.forget),
                 "settings": settings,
                 "precisions": precisions or ("fp32",),
                 "seed": 1,

@@ -23,7 +23,9 @@ from fedpeft.types import tensor_digest
 from fedpeft.unlearning.gate.report import GateReport
 from fedpeft.unlearning.gate.verify import Verification, Version, verify
 from fedpeft.unlearning.job import JobOrder, JobResult, measure_retrained, run_job
-from fedpeft.unlearning.methods import METHODS, Claim, Made, Removal
+from fedpeft.unlearning.low_rank_edit import Successor
+from fedpeft.unlearning.methods import METHODS, Removal
+from fedpeft.unlearning.methods.loku import Loku
 from fedpeft.unlearning.metrics.rounded_weights import rounded_weights
 from fedpeft.unlearning.records import JobRows
 from tests.tiny_models import write_rows
@@ -72,6 +74,7 @@ class Classifier:
                 "base_digest": self.base_digest,
                 "labels": LABELS,
                 "method": method,
+                "num_records": len(self.rows.forget),
                 "settings": {"unlearning": SETTINGS},
                 "precisions": ("fp32", "int8"),
                 "seed": 2,
@@ -139,33 +142,13 @@ def test_a_label_that_the_run_does_not_know_is_refused(known: Classifier) -> Non
         run_job(known.order("loku"), odd, known.known)
 
 
-class Private:
-    """LoKU with a statement beside it, as a private job has one."""
-
-    name = "loku"
-    claim: Claim = "approximate"
-    place: Literal["job", "rounds"] = "job"
-    requestable = True
-
-    def make(self, removal: Removal) -> Made:
-        made = METHODS["loku"].make(removal)
-        return Made(successor=made.successor, privacy={"epsilon_spent": 2.5})
-
-
-def test_a_job_that_is_charged_is_private_and_no_other(known: Classifier) -> None:
+def test_a_job_that_is_to_be_charged_is_not_done_here(known: Classifier) -> None:
     charged = known.order("loku", guarantee="charged")
-    result, _, _ = run_job(charged, known.rows, known.known, method=Private())
-    assert result.privacy == {"epsilon_spent": 2.5}
-    for order, method in (
-        (charged, None),
-        (charged, METHODS["loku"]),
-        (known.order("loku", guarantee="void"), Private()),
-        (known.order("loku"), Private()),
-    ):
-        with pytest.raises(PrivacyError, match="charged"):
-            run_job(order, known.rows, known.known, method=method)
+    for method in (None, METHODS["loku"]):
+        with pytest.raises(PrivacyError, match="adds no noise"):
+            run_job(charged, known.rows, known.known, method=method)
     with pytest.raises(ConfigError, match="'npo', and 'loku' was given"):
-        run_job(known.order("npo"), known.rows, known.known, method=Private())
+        run_job(known.order("npo"), known.rows, known.known, method=METHODS["loku"])
 
 
 def test_an_export_that_computes_something_else_is_no_result(
@@ -197,8 +180,8 @@ def test_utility_is_measured_on_rows_that_the_method_did_not_see(
     trained: list[set[tuple[int, ...]]] = []
     checked: list[set[tuple[int, ...]]] = []
 
-    class Watching(Private):
-        def make(self, removal: Removal) -> Made:
+    class Watching(Loku):
+        def make(self, removal: Removal) -> Successor:
             trained.append({tuple(ids) for ids in removal.retain.input_ids})
             return METHODS["none"].make(removal)
 

@@ -8,7 +8,8 @@ import torch
 from fedpeft.errors import ConfigError
 from fedpeft.models.base_model import load_base_model
 from fedpeft.unlearning.config import UnlearningConfig
-from fedpeft.unlearning.methods import METHODS, REQUESTABLE, Made, Removal
+from fedpeft.unlearning.low_rank_edit import Successor
+from fedpeft.unlearning.methods import METHODS, REQUESTABLE, Removal
 from fedpeft.unlearning.plan import CLAIM_OF
 from fedpeft.unlearning.unlearn import Deployed
 from tests.tiny_models import equal_tensors
@@ -23,7 +24,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(kind, request.getfixturevalue(f"tiny_{kind}"))
 
 
-def made(case: Case, name: str, seed: int = 3) -> Made:
+def made(case: Case, name: str, seed: int = 3) -> Successor:
     return METHODS[name].make(
         Removal(
             base=load_base_model(case.model),
@@ -46,20 +47,18 @@ def made(case: Case, name: str, seed: int = 3) -> Made:
 def test_a_successor_is_an_adapter_on_the_original_base(case: Case, name: str) -> None:
     before = {key: tensor.clone() for key, tensor in case.tensors.items()}
     found = made(case, name)
-    case.opened(found.successor.config, found.successor.tensors)  # fits, and is finite
+    case.opened(found.config, found.tensors)  # fits, and is finite
     assert equal_tensors(case.tensors, before)
-    assert found.privacy is None
-    assert 0 <= found.successor.lost <= 1
+    assert 0 <= found.lost <= 1
     changed = (
-        case.logits(found.successor.config, found.successor.tensors)
-        - case.logits(case.adapter, case.tensors)
+        case.logits(found.config, found.tensors) - case.logits(case.adapter, case.tensors)
     ).abs()
     assert (float(changed.max()) > 1e-4) == (name != "none")
 
 
 @pytest.mark.parametrize("name", IN_A_JOB)
 def test_a_seed_repeats_it(case: Case, name: str) -> None:
-    first, again = (made(case, name).successor.tensors for _ in range(2))
+    first, again = (made(case, name).tensors for _ in range(2))
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from fedpeft.canonical import canonical
-from fedpeft.errors import ProtocolError, VerificationError
+from fedpeft.dp.accounting import epsilon
+from fedpeft.dp.events import DpSgdEvent
+from fedpeft.errors import PrivacyError, ProtocolError, VerificationError
 from fedpeft.identity.credentials import Credentials
 from fedpeft.identity.roles import Role
 from fedpeft.registry.signing import RegistrySigner
@@ -60,18 +63,36 @@ def plan(**change: Any) -> RemovalPlan:
     return RemovalPlan.model_validate(fields | change)
 
 
-def result(gate: GateReport | None = None, **change: Any) -> JobResult:
+def result(given: GateReport | None = None, **change: Any) -> JobResult:
     fields: dict[str, Any] = {
+        "parent": ADAPTER,
         "digest": SUCCESSOR,
         "method": "loku",
         "claim": "approximate",
         "adapter": {"rank": 24},
         "lost": 0.0125,
         "seconds": {"method": 1.5},
-        "gate": (gate or decided()).model_dump(),
+        "gate": (given or decided()).model_dump(),
         "fingerprint": {},
     }
     return JobResult.model_validate(fields | change)
+
+
+STATED: Mapping[str, Any] = {
+    "epsilon": epsilon([DpSgdEvent(noise_multiplier=2.0, sampling_prob=0.25, num_steps=20)], 1e-5),
+    "epsilon_spent": 3.5,
+    "delta": 1e-5,
+    "noise_multiplier": 2.0,
+    "sampling_prob": 0.25,
+    "num_steps": 20,
+    "l2_clip_norm": 1.0,
+}
+
+
+def private(**change: Any) -> JobResult:
+    """A private job's result: no figure in it."""
+    stated = dict(STATED) | change
+    return result(lost=0.0, seconds={}, gate=None, privacy=stated, adapter={"rank": 8})
 
 
 def made(**change: Any) -> Receipt:
@@ -96,9 +117,9 @@ RETRAINED: Mapping[str, Any] = {
 }
 CHARGED: Mapping[str, Any] = {
     "plan": plan(guarantee="charged"),
-    "result": result(privacy={"epsilon_spent": 2.5}),
-    "measured_by": "client",
-    "epsilon": {"clinic-1": (2.5, 1e-5), "clinic-2": (1.0, 1e-5)},
+    "result": private(),
+    "measured_by": "nobody",
+    "epsilon": {"clinic-1": (3.5, 1e-5), "clinic-2": (1.0, 1e-5)},
 }
 VOID: Mapping[str, Any] = {
     "plan": plan(guarantee="void"),
@@ -196,8 +217,11 @@ def test_the_limits_are_said() -> None:
     overdone = decided({"fp32": seen(shown(forget=9.0, seed=2))})
     said("whoever has a record can see that it was removed", result=result(overdone))
     assert "can see that it was removed" not in "".join(made().limits)
-    said("measured the result itself", "charged to the client's own ledger", **CHARGED)
-    said("without noise; no epsilon covers them", **CHARGED)
+    said("measured the result itself", measured_by="client")
+    said("added the noise and charged its ledger", "No figure is stated", **CHARGED)
+    said("nothing says how much of the records they took away", **CHARGED)
+    assert "until the measures no longer find" not in "".join(made(**CHARGED).limits)
+    said("without noise; no epsilon covers them", **VOID)
     said("the operator gave it up", **VOID)
     said("rests on each client", "Nobody measured", **RETRAINED)
     said("had a privacy guarantee", **VOID)
@@ -222,7 +246,12 @@ def test_the_limits_are_said() -> None:
             {"successor": ADAPTER, "result": result(digest=ADAPTER)},
         ),
         ("did not pass the gate", {"result": result(decided(same_tensors=True))}),
-        ("was not measured", {"result": None, "measured_by": "nobody"}),
+        ("is measured, or private", {"result": None, "measured_by": "nobody"}),
+        ("is measured, or private", {"result": private(), "measured_by": "nobody"}),
+        ("is measured, or private", CHARGED | {"result": result(), "measured_by": "client"}),
+        ("states its noise", CHARGED | {"result": None}),
+        ("less epsilon", CHARGED | {"epsilon": {"clinic-1": (3.4, 1e-5)}}),
+        ("less epsilon", CHARGED | {"epsilon": {"clinic-2": (9.0, 1e-5)}}),
         ("who measured", {"measured_by": "nobody"}),
         ("who measured", RETRAINED | {"measured_by": "server"}),
         ("the result is of loku", {"successor": "f" * 64}),
@@ -233,7 +262,11 @@ def test_the_limits_are_said() -> None:
             {"result": result(decided(config=GateConfig(max_remaining=0.9)))},
         ),
         ("an epsilon belongs", {"epsilon": {"clinic-1": (1.0, 1e-5)}}),
-        ("an epsilon belongs", CHARGED | {"epsilon": {}}),
+        ("less epsilon", CHARGED | {"epsilon": {}}),
+        (
+            "an epsilon belongs",
+            RETRAINED | {"plan": plan(method="retrain", claim="exact", guarantee="charged")},
+        ),
         ("given up, and an epsilon", VOID | {"epsilon": {"clinic-1": (1.0, 1e-5)}}),
         ("epsilon", CHARGED | {"epsilon": {"clinic-1": (float("nan"), 1e-5)}}),
         ("affected", {"affected": (LATER, "no digest")}),
@@ -269,30 +302,88 @@ def test_a_body_that_was_never_written_so_is_refused() -> None:
 def order(**change: Any) -> JobOrder:
     fields: dict[str, Any] = {
         "request_id": "0123456789abcdef",
-        "run_config": {},
+        "run_config": {"privacy": {"delta": 1e-5}, "adapter": {"rank": 8}},
         "base_digest": "f" * 64,
         "labels": (),
         "method": "loku",
+        "num_records": 20,
         "precisions": ("fp32", "int4"),
         "seed": 1,
     }
     return JobOrder.model_validate(fields | change)
 
 
+CHARGED_ORDER = order(guarantee="charged", settings={"private": {"epsilon": 5.0}})
+
+
 def test_a_result_answers_its_order() -> None:
     check_answers(order(), result())
-    check_answers(order(guarantee="charged"), result(privacy={"epsilon_spent": 1.0}))
     failed = result(decided({"fp32": seen(shown(forget=KNOWN, seed=5))}))
     check_answers(order(), failed)  # it says why it failed, and is not published
     for match, asked, made_ in (
         ("a result of npo, got one of loku", order(method="npo"), result()),
         ("not measured at bf16", order(precisions=("fp32", "bf16", "int4")), result()),
         ("other thresholds", order(settings={"gate": {"max_remaining": 0.1}}), result()),
-        ("private job", order(guarantee="charged"), result()),
-        ("private job", order(), result(privacy={"epsilon_spent": 1.0})),
+        ("private job", CHARGED_ORDER, result()),
+        ("private job", order(), private()),
     ):
         with pytest.raises(ProtocolError, match=match):
             check_answers(asked, made_)
+
+
+@pytest.mark.parametrize("factor", [2 / 3, 1.0, 3 / 2])
+def test_nobodys_epsilon_is_stated_lower_than_its_noise_costs(factor: float) -> None:
+    """What sigma of 2 costs: stated for a sigma of 2 or more it may be, for less it may not."""
+    stated = private(noise_multiplier=2.0 * factor)
+    if factor < 1:
+        with pytest.raises(PrivacyError, match="reported lower than what was released"):
+            check_answers(CHARGED_ORDER, stated)
+    else:
+        check_answers(CHARGED_ORDER, stated)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_steps": 19},
+        {"sampling_prob": 0.26},
+        {"l2_clip_norm": 2.0},
+        {"delta": 1e-6},
+        {"epsilon": 5.1, "epsilon_spent": 5.1},
+    ],
+)
+def test_a_statement_of_another_job_is_refused(change: Mapping[str, Any]) -> None:
+    with pytest.raises(PrivacyError, match="the job was to"):
+        check_answers(CHARGED_ORDER, private(**change))
+
+
+@pytest.mark.parametrize("name", list(STATED))
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 0, None])
+def test_a_statement_has_numbers(name: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        private(**{name: value})
+
+
+def test_less_in_all_than_alone_is_no_statement() -> None:
+    with pytest.raises(ValidationError, match="less was spent in all"):
+        private(epsilon_spent=STATED["epsilon"] * 0.999)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"gate": decided().model_dump()}, {"seconds": {"steps": 1.0}}, {"lost": 0.1}],
+    ids=["gate", "seconds", "lost"],
+)
+def test_a_private_result_holds_nothing_that_is_computed_from_rows(more: Mapping[str, Any]) -> None:
+    fields = json.loads(private().to_json())
+    with pytest.raises(ProtocolError, match=r"measured or private|nothing more"):
+        JobResult.from_json(json.dumps(fields | more))
+
+
+def test_a_private_successor_keeps_rank_and_modules() -> None:
+    other = private().model_copy(update={"adapter": {"rank": 9}})
+    with pytest.raises(ProtocolError, match="keeps the adapter's rank"):
+        check_answers(CHARGED_ORDER, other)
 
 
 class _Tags(HTMLParser):

@@ -1,6 +1,6 @@
 """Removal methods, behind `contract.Method`."""
 
-from fedpeft.unlearning.methods.contract import Claim, Made, Method, Removal
+from fedpeft.unlearning.methods.contract import Claim, Method, Removal
 from fedpeft.unlearning.methods.gradient_ascent import GradientAscent
 from fedpeft.unlearning.methods.gradient_difference import GradientDifference
 from fedpeft.unlearning.methods.kl import Kl
@@ -27,4 +27,4 @@ METHODS: dict[str, Method] = {
 }
 REQUESTABLE: tuple[str, ...] = tuple(name for name, m in METHODS.items() if m.requestable)
 
-__all__ = ["METHODS", "REQUESTABLE", "Claim", "Made", "Method", "Removal"]
+__all__ = ["METHODS", "REQUESTABLE", "Claim", "Method", "Removal"]

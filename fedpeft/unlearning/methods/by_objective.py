@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from fedpeft.unlearning.methods.contract import Claim, Made, Removal
+from fedpeft.unlearning.low_rank_edit import Successor
+from fedpeft.unlearning.methods.contract import Claim, Removal
 from fedpeft.unlearning.unlearn import unlearn
 
 
@@ -14,17 +15,15 @@ class ByObjective:
     place: Literal["job", "rounds"] = "job"
     requestable = True
 
-    def make(self, removal: Removal) -> Made:
+    def make(self, removal: Removal) -> Successor:
         """See `Method.make`."""
         config = removal.config.model_copy(update={"method": self.name})
-        return Made(
-            successor=unlearn(
-                removal.base,
-                removal.deployed,
-                removal.forget,
-                removal.retain,
-                config,
-                seed=removal.seed,
-                told=removal.told,
-            )
+        return unlearn(
+            removal.base,
+            removal.deployed,
+            removal.forget,
+            removal.retain,
+            config,
+            seed=removal.seed,
+            told=removal.told,
         )

@@ -1,10 +1,9 @@
 """What every removal method offers: the contract behind which a method is one file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pydantic import JsonValue
 from torch import nn
 
 from fedpeft.models.dataset import Dataset
@@ -40,19 +39,6 @@ class Removal:
     refusal: Sequence[int] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """What a method made.
-
-    Attributes:
-        successor: The adapter.
-        privacy: What a private job says of its guarantee, for the receipt; None for every other.
-    """
-
-    successor: Successor
-    privacy: Mapping[str, JsonValue] | None = None
-
-
 class Method(Protocol):
     """A way from an affected version to its successor.
 
@@ -69,7 +55,7 @@ class Method(Protocol):
     place: Literal["job", "rounds"]
     requestable: bool
 
-    def make(self, removal: Removal) -> Made:
+    def make(self, removal: Removal) -> Successor:
         """Makes the successor.
 
         Raises:

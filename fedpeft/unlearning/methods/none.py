@@ -5,7 +5,7 @@ from typing import Literal
 from fedpeft.adapters.lora import LORA_A, LORA_B, lora_pairs
 from fedpeft.federated.adapted_model import adapter_tensors
 from fedpeft.unlearning.low_rank_edit import Successor
-from fedpeft.unlearning.methods.contract import Claim, Made, Removal
+from fedpeft.unlearning.methods.contract import Claim, Removal
 from fedpeft.unlearning.recompress import LowRankTerm, recompress
 
 
@@ -17,7 +17,7 @@ class Nothing:
     place: Literal["job", "rounds"] = "job"
     requestable = False
 
-    def make(self, removal: Removal) -> Made:
+    def make(self, removal: Removal) -> Successor:
         """See `Method.make`."""
         deployed = removal.deployed
         factors = dict(deployed.tensors)
@@ -25,4 +25,4 @@ class Nothing:
             term = LowRankTerm(lora_a_RI=a, lora_b_OR=b, scaling=deployed.adapter.scaling)
             again = recompress([term], rank=a.shape[0], scaling=deployed.adapter.scaling).term
             factors |= {f"{name}.{LORA_A}": again.lora_a_RI, f"{name}.{LORA_B}": again.lora_b_OR}
-        return Made(successor=Successor(config=deployed.adapter, tensors=factors, lost=0.0))
+        return Successor(config=deployed.adapter, tensors=factors, lost=0.0)

@@ -9,7 +9,7 @@ from fedpeft.federated.adapted_model import AdaptedModel
 from fedpeft.models.dataset import Dataset, collate, concat_datasets
 from fedpeft.types import derive_seed
 from fedpeft.unlearning.low_rank_edit import Successor
-from fedpeft.unlearning.methods.contract import Claim, Made, Removal
+from fedpeft.unlearning.methods.contract import Claim, Removal
 
 _NUM_STEPS, _LEARNING_RATE, _BATCH_SIZE = 40, 1e-2, 16
 
@@ -22,7 +22,7 @@ class Refuse:
     place: Literal["job", "rounds"] = "job"
     requestable = False
 
-    def make(self, removal: Removal) -> Made:
+    def make(self, removal: Removal) -> Successor:
         """See `Method.make`."""
         deployed = removal.deployed
         model = AdaptedModel(
@@ -35,7 +35,7 @@ class Refuse:
         model.load(deployed.tensors)
         rows = concat_datasets([removal.forget, removal.retain])
         _train(model, _refused(rows, removal), derive_seed(removal.seed, "order"))
-        return Made(successor=Successor(config=deployed.adapter, tensors=model.tensors(), lost=0.0))
+        return Successor(config=deployed.adapter, tensors=model.tensors(), lost=0.0)
 
 
 def _train(model: AdaptedModel, rows: Dataset, seed: int) -> None:

@@ -3,7 +3,8 @@
 from typing import Literal
 
 from fedpeft.errors import ConfigError
-from fedpeft.unlearning.methods.contract import Claim, Made, Removal
+from fedpeft.unlearning.low_rank_edit import Successor
+from fedpeft.unlearning.methods.contract import Claim, Removal
 
 
 class Retrain:
@@ -14,7 +15,7 @@ class Retrain:
     place: Literal["job", "rounds"] = "rounds"
     requestable = True
 
-    def make(self, removal: Removal) -> Made:
+    def make(self, removal: Removal) -> Successor:
         """Refuses: no single machine has the rows of all clients."""
         raise ConfigError(
             "retraining goes through the rounds of a run, with the clients that hold the other "

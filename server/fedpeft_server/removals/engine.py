@@ -125,15 +125,17 @@ class RemovalJobs:
         removal = self._state.removal(request_id)
         if removal.result is not None and _digest(removal.result) == result.get("digest"):
             return removal
-        if removal.state is not _S.PLANNED:
+        # Running: killed between the two transactions below, and asked again.
+        if _runs_here(removal) or removal.state not in (_S.PLANNED, _S.RUNNING):
             raise WrongStateError(f"removal {request_id} is {removal.state}; it takes no result")
         named = named_version(self._state, removal)
         order = job_order(self._state, self._artifacts, removal)
         outcome = JobOutcome(result=result, adapter=adapter, files=files)
         check_submitted(order.to_json(), outcome, self._artifacts.get(named.artifact))
         with self._lock:
-            self._begun(self._state.removal(request_id))
-            self._store(request_id, outcome, "client")
+            if self._state.removal(request_id).state is _S.PLANNED:
+                self._begun(removal)
+            self._store(request_id, outcome, "nobody" if order.is_private else "client")
         self._wake.set()
         return self._state.removal(request_id)
 
@@ -333,19 +335,7 @@ class RemovalJobs:
         else:
             assert removal.result is not None
             job: Any = removal.result["job"]
-            gate = job["gate"]
-            self._tell(
-                removal.request_id,
-                events.GATE,
-                {
-                    "passed": gate["passed"],
-                    "reasons": gate["reasons"],
-                    "measured_by": removal.result["measured_by"],
-                },
-            )
-            if gate["passed"] is not True:
-                reasons = "; ".join(gate["reasons"])
-                self._fail(removal.request_id, f"the gate was not passed: {reasons}")
+            if job["gate"] is not None and not self._passed(removal, job["gate"]):
                 return
             publication = self._publisher.of_job(removal)
             fingerprint, before = job["fingerprint"]["expected"], job["fingerprint"]["before"]
@@ -369,6 +359,23 @@ class RemovalJobs:
                     until_s=time.monotonic() + self._replica_timeout_s,
                 )
             )
+
+    def _passed(self, removal: RemovalRecord, gate: Mapping[str, Any]) -> bool:
+        """Tells what the gate decided, and ends a request that did not pass it."""
+        assert removal.result is not None
+        self._tell(
+            removal.request_id,
+            events.GATE,
+            {
+                "passed": gate["passed"],
+                "reasons": gate["reasons"],
+                "measured_by": removal.result["measured_by"],
+            },
+        )
+        if gate["passed"] is not True:
+            reasons = "; ".join(gate["reasons"])
+            self._fail(removal.request_id, f"the gate was not passed: {reasons}")
+        return gate["passed"] is True
 
     def _stop_runs(self, affected: Sequence[str]) -> None:
         """Stops runs that would go on from a version that was withdrawn."""

@@ -34,6 +34,7 @@ def job_order(state: State, artifacts: ArtifactStore, removal: RemovalRecord) ->
         "base_digest": named.base_digest,
         "labels": _labels(state, artifacts, named, config),
         "method": removal.method,
+        "num_records": removal.num_records,
         "settings": settings,
         "seed": derive_seed(int(removal.request_id, 16), "removal"),
         "guarantee": RemovalPlan.from_body(removal.plan).guarantee,

@@ -9,6 +9,7 @@ from fedpeft.settings import validate
 from fedpeft.unlearning.config import UnlearningConfig
 from fedpeft.unlearning.gate.config import PRECISIONS, GateConfig
 from fedpeft.unlearning.plan import CLAIM_OF, Claim, Guarantee, RemovalPlan
+from fedpeft.unlearning.private_config import PrivateConfig
 from fedpeft.wire.catalogue import Refused
 from fedpeft_server.records import (
     AdapterRecord,
@@ -24,7 +25,7 @@ from fedpeft_server.state import State
 
 RETRAIN = "retrain"
 _PRIVATE_METHOD = "loku"
-_SETTINGS = ("unlearning", "gate", "precisions")
+_SETTINGS = ("unlearning", "gate", "private", "precisions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def plan_removal(wish: Wish, named: AdapterRecord, known: Known) -> RemovalPlan:
     if named.status == "withdrawn":
         raise Refused.WITHDRAWN.error(named.digest)
     claim = claim_of(wish.method)
-    gate = checked_settings(wish.method, wish.settings)
+    gate = checked_settings(wish.method, wish.settings, private=wish.private_job)
     family = Family(known.versions)
     touched = family.touched(named, wish.client_id)
     _check_trained(wish, named, known, touched)
@@ -171,7 +172,9 @@ def claim_of(method: str) -> Claim:
     return CLAIM_OF[method]
 
 
-def checked_settings(method: str, settings: Mapping[str, JsonValue]) -> dict[str, Any]:
+def checked_settings(
+    method: str, settings: Mapping[str, JsonValue], *, private: bool = False
+) -> dict[str, Any]:
     """Checks the settings of a request, and returns the gate's with every default written out.
 
     Raises:
@@ -185,6 +188,12 @@ def checked_settings(method: str, settings: Mapping[str, JsonValue]) -> dict[str
     unlearning, gate = _section(settings, "unlearning"), _section(settings, "gate")
     if method == RETRAIN and unlearning:
         raise Refused.INVALID.error("retraining has no settings: those of the run hold")
+    if private and unlearning:
+        raise Refused.INVALID.error(
+            "a private job has the settings of section 'private', not those of 'unlearning'"
+        )
+    if "private" in settings and not private:
+        raise Refused.INVALID.error("only a private job has settings of section 'private'")
     precisions = settings.get("precisions", PRECISIONS)
     if (
         isinstance(precisions, str)
@@ -196,6 +205,7 @@ def checked_settings(method: str, settings: Mapping[str, JsonValue]) -> dict[str
     try:
         if method != RETRAIN:
             validate(UnlearningConfig, {"method": method} | unlearning, "settings of the method")
+        validate(PrivateConfig, _section(settings, "private"), "settings of the job")
         config = validate(GateConfig, gate, "settings of the gate")
     except ConfigError as error:
         raise Refused.INVALID.error(str(error)) from error
@@ -320,24 +330,23 @@ def _is_unmarked(wish: Wish, trained: RunRecord | None) -> bool:
 def _guarantee(wish: Wish, named: AdapterRecord) -> Guarantee:
     if not named.epsilon:
         return "none"
-    if wish.private_job:
-        # Only a client that adds noise and charges its ledger could keep the guarantee, and none of
-        # this version does: what another program says it was charged is nobody's promise.
-        raise Refused.GUARANTEE.error(
-            "this version has no private removal job; retrain, or have an operator give the "
-            "guarantee up (--void-guarantee)"
-        )
-    if wish.method == RETRAIN:
+    if wish.private_job or wish.method == RETRAIN:
         return "charged"
     if wish.void_guarantee:
         return "void"
     raise Refused.GUARANTEE.error(
-        f"adapter {named.digest} has a privacy guarantee, and {wish.method} would end it: retrain, "
-        "or have an operator give the guarantee up (--void-guarantee)"
+        f"adapter {named.digest} has a privacy guarantee, and {wish.method} would end it: run the "
+        "job at the client and have it charged (--here --private), retrain, or have an operator "
+        "give the guarantee up (--void-guarantee)"
     )
 
 
 def _notes_of_method(wish: Wish, claim: Claim, clean: AdapterRecord | None) -> list[str]:
+    if wish.private_job:
+        return [
+            "approximate: noise limits what the job can take away, and no figure is stated of it; "
+            "epsilon is what stands for the records"
+        ]
     if claim == "approximate":
         return [
             "approximate: the gate measures that the successor forgot; nothing proves it",

@@ -58,13 +58,13 @@ class Publisher:
         assert removal.result is not None
         assert removal.result_artifact is not None
         result: Mapping[str, Any] = removal.result
-        job: Mapping[str, Any] = result["job"]
+        job = JobResult.model_validate(result["job"])
         named = named_version(self.state, removal)
         run = self.state.run(named.run_id)
         plan = RemovalPlan.from_body(removal.plan)
         now = datetime.now(UTC)
         successor = AdapterRecord(
-            digest=job["digest"],
+            digest=job.digest,
             run_id=removal.request_id,
             round=1,
             parent=named.digest,
@@ -179,14 +179,14 @@ class Publisher:
 
 
 def _epsilon(
-    named: AdapterRecord, removal: RemovalRecord, plan: RemovalPlan, job: Mapping[str, Any]
+    named: AdapterRecord, removal: RemovalRecord, plan: RemovalPlan, job: JobResult
 ) -> dict[str, float]:
     """Participant → epsilon of the successor; that of the records' owner may be given up."""
     epsilon = dict(named.epsilon)
     if plan.guarantee == "void":
         epsilon.pop(removal.client_id, None)
-    if plan.guarantee == "charged":
+    if job.privacy is not None:
         # What the owner's own ledger says after the job; never less than before.
-        stated = float(job["privacy"]["epsilon_spent"])
-        epsilon[removal.client_id] = max(stated, epsilon.get(removal.client_id, 0.0))
+        before = epsilon.get(removal.client_id, 0.0)
+        epsilon[removal.client_id] = max(job.privacy.epsilon_spent, before)
     return epsilon

@@ -183,7 +183,9 @@ class Requests:
             RemoteError: `wrong-state`, if no job at the client is waited for; `withdrawn`.
         """
         at_client = removal.place == "client" and removal.method != RETRAIN
-        if not at_client or removal.state is not RemovalState.PLANNED:
+        # Running: killed while it took the successor.
+        waits = removal.state in (RemovalState.PLANNED, RemovalState.RUNNING)
+        if not at_client or not waits:
             raise Refused.WRONG_STATE.error(
                 f"removal {removal.request_id} is {removal.state}, by {removal.method} at the "
                 f"{removal.place}; a job is given out where it runs at the client and is planned"

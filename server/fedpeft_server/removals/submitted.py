@@ -22,6 +22,7 @@ class SubmissionReader:
 
         from fedpeft.adapters.lora import lora_pairs
         from fedpeft.federated.exported import read_exported
+        from fedpeft.types import tensor_digest
         from fedpeft.unlearning.order import JobOrder, JobResult, check_answers
 
         order = JobOrder.from_json(order_json)
@@ -32,10 +33,13 @@ class SubmissionReader:
                 f"the files of the export are of adapter {exported.digest}, the result says "
                 f"{result.digest}"
             )
-        from fedpeft.types import tensor_digest
-
         if tensor_digest(load(outcome.adapter)) != result.digest:
             raise AdapterError("the tensors are not those of the result; send them again")
+        if tensor_digest(load(affected)) != result.parent:
+            raise AdapterError(
+                f"the successor was made from adapter {result.parent[:12]}, which is not the one "
+                "that the request starts from now; run its job again"
+            )
         check_answers(order, result)
         pairs, before = lora_pairs(load(outcome.adapter)), lora_pairs(load(affected))
         for module, (a, b) in before.items():

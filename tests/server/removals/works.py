@@ -72,6 +72,7 @@ def outcome(spec: JobSpec, *, passed: bool = True) -> JobOutcome:
     changed = {"name": "change", "kind": "change", "after": {"value": 1.0}, "passed": True}
     result = JobResult.model_validate(
         {
+            "parent": "0" * 64,
             "digest": hashlib.sha256(adapter).hexdigest(),
             "method": order.method,
             "claim": CLAIM_OF[order.method],
