@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from fedpeft.adapters.config import AdapterConfig
 from fedpeft.dp.config import PrivacyConfig
 from fedpeft.errors import ConfigError, ProtocolError
 from fedpeft.settings import validate
@@ -148,7 +149,7 @@ def check_answers(order: JobOrder, result: JobResult) -> None:
         raise ProtocolError("a private job says what it was charged, and no other does")
     if result.privacy is not None:
         check_statement(result.privacy, order.private, order.section(PrivacyConfig, "privacy"))
-        if result.adapter != order.run_config["adapter"]:
+        if AdapterConfig.model_validate(result.adapter) != order.section(AdapterConfig, "adapter"):
             raise ProtocolError("a private job keeps the adapter's rank, scaling and modules")
     if result.gate is not None:
         _check_gate(order, result.gate)

@@ -102,7 +102,8 @@ class StandingRemovals:
         if not adapter:
             raise AdapterError("expected the tensors of an adapter, got none")
         self.submitted.append((request_id, adapter, dict(result), dict(files)))
-        return self.turn(request_id, RemovalState.RUNNING)
+        self.turn(request_id, RemovalState.RUNNING)
+        return self.turn(request_id, RemovalState.VERIFYING)
 
     def turn(self, request_id: str, state: RemovalState, **changes: Any) -> RemovalRecord:
         """Brings a request forward as the engine does: first its state, then the event."""

@@ -1,6 +1,7 @@
 """Removal requests as data owners, operators and others make and see them through the SDK."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -96,7 +97,7 @@ def test_a_request_whose_job_runs_at_the_client(rig: Rig) -> None:
     with pytest.raises(RemoteError, match="expected the tensors of an adapter, got none"):
         clinic.submit_successor(removal.request_id, b"", {}, {})
     sent = clinic.submit_successor(removal.request_id, b"tensors", {"lost": 0.1}, {"a": b"1"})
-    assert sent.state is RemovalState.RUNNING
+    assert sent.state is RemovalState.VERIFYING
     assert rig.removals.submitted[-1] == (
         removal.request_id,
         b"tensors",
@@ -283,7 +284,11 @@ def test_only_an_operator_gives_up_a_guarantee(rig: Rig) -> None:
         ({"private_job": True}, "invalid", "runs at the client"),
         ({"private_job": True, "place": "client"}, "invalid", "no privacy guarantee"),
         ({"private_job": True, "place": "client", "method": "kl"}, "invalid", "only loku"),
-        ({"settings": {"gates": {}}}, "invalid", "an object of unlearning, gate, precisions"),
+        (
+            {"settings": {"gates": {}}},
+            "invalid",
+            "an object of unlearning, gate, private, precisions",
+        ),
         ({"settings": {"gate": []}}, "invalid", "'gate' must be an object"),
         ({"settings": {"gate": {"max_remain": 1}}}, "invalid", "did you mean max_remaining"),
         ({"settings": {"gate": {"max_remaining": 1.0}}}, "invalid", "max_remaining"),
@@ -352,8 +357,27 @@ def test_an_adapter_with_a_guarantee(rig: Rig) -> None:
     assert all(way in message for way in ("retrain", "--void-guarantee"))
     refused(lambda: asked(rig, adapter, **HERE), "guarantee")
     assert asked(rig, adapter, method="retrain").plan.guarantee == "charged"
-    # No client of this version adds the noise: one that says it did is not believed.
-    refused(lambda: asked(rig, adapter, **HERE, private_job=True), "guarantee")
+    assert "--here --private" in message
+    private = asked(rig, adapter, **HERE, private_job=True, settings={"private": {"epsilon": 0.25}})
+    assert private.plan.guarantee == "charged"
+    job = rig.connect("clinic").get_removal_job(private.request_id)
+    order = JobOrder.from_json(job.order_json)
+    assert order.is_private
+    assert (order.private.epsilon, order.num_records) == (0.25, private.order.num_records)
+    for settings, message in (
+        ({"private": {"epsilon": 0}}, "private.*epsilon|epsilon"),
+        ({"private": {"sigma": 1}}, "sigma"),
+        ({"unlearning": {"num_epochs": 3}}, "section 'private'"),
+    ):
+        told = refused(
+            lambda s=settings: asked(rig, adapter, **HERE, private_job=True, settings=s),  # type: ignore[misc]
+            "invalid",
+        )
+        assert re.search(message, told)
+    told = refused(
+        lambda: asked(rig, trained(rig), settings={"private": {"epsilon": 1.0}}), "invalid"
+    )
+    assert "only a private job" in told
     refused(
         lambda: asked(rig, adapter, by="operator", **HERE, private_job=True, void_guarantee=True),
         "invalid",

@@ -277,7 +277,7 @@ def test_who_can_keep_the_records_out_of_later_rounds() -> None:
         ({"void_guarantee": True}, "void"),
         ({"method": "retrain"}, "charged"),
         ({"method": "retrain", "void_guarantee": True}, "charged"),
-        ({"place": "client", "private_job": True}, None),
+        ({"place": "client", "private_job": True}, "charged"),
     ],
 )
 def test_what_becomes_of_a_guarantee(wish: dict[str, Any], guarantee: str | None) -> None:

@@ -78,6 +78,7 @@ def result(given: GateReport | None = None, **change: Any) -> JobResult:
     return JobResult.model_validate(fields | change)
 
 
+ADAPTED = {"rank": 8, "target_modules": ["q"]}
 STATED: Mapping[str, Any] = {
     "epsilon": epsilon([DpSgdEvent(noise_multiplier=2.0, sampling_prob=0.25, num_steps=20)], 1e-5),
     "epsilon_spent": 3.5,
@@ -92,7 +93,7 @@ STATED: Mapping[str, Any] = {
 def private(**change: Any) -> JobResult:
     """A private job's result: no figure in it."""
     stated = dict(STATED) | change
-    return result(lost=0.0, seconds={}, gate=None, privacy=stated, adapter={"rank": 8})
+    return result(lost=0.0, seconds={}, gate=None, privacy=stated, adapter=ADAPTED)
 
 
 def made(**change: Any) -> Receipt:
@@ -302,7 +303,7 @@ def test_a_body_that_was_never_written_so_is_refused() -> None:
 def order(**change: Any) -> JobOrder:
     fields: dict[str, Any] = {
         "request_id": "0123456789abcdef",
-        "run_config": {"privacy": {"delta": 1e-5}, "adapter": {"rank": 8}},
+        "run_config": {"privacy": {"delta": 1e-5}, "adapter": ADAPTED},
         "base_digest": "f" * 64,
         "labels": (),
         "method": "loku",
@@ -381,7 +382,7 @@ def test_a_private_result_holds_nothing_that_is_computed_from_rows(more: Mapping
 
 
 def test_a_private_successor_keeps_rank_and_modules() -> None:
-    other = private().model_copy(update={"adapter": {"rank": 9}})
+    other = private().model_copy(update={"adapter": ADAPTED | {"rank": 9}})
     with pytest.raises(ProtocolError, match="keeps the adapter's rank"):
         check_answers(CHARGED_ORDER, other)
 
@@ -400,7 +401,10 @@ class _Tags(HTMLParser):
 )
 def test_the_page_shows_it_and_runs_nothing(change: Mapping[str, Any]) -> None:
     hostile = request(f"clinic-1{SCRIPT}\x1b[31m")
-    receipt = made(**change, request=hostile)
+    own = {} if "epsilon" not in change else change["epsilon"] | {hostile.client_id: (3.5, 1e-5)}
+    if change is VOID:
+        own = VOID["epsilon"]
+    receipt = made(**change | {"request": hostile, "epsilon": own})
     page = receipt_html(receipt)
     tags = _Tags()
     tags.feed(page)
