@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fedpeft.errors import FedpeftError
+from fedpeft.federated.tombstones import Tombstones
 from fedpeft.ledger import Balance, Ledger
 from fedpeft_client import events
 from fedpeft_client.events import Event
@@ -88,6 +89,7 @@ class Overview:
         status: What it said last; None: it never ran.
         policy: Its owner's; None where it cannot be read.
         balance: Of its rows, in its ledger; None where that cannot be read.
+        num_removed: Rows that are to be forgotten; None where that cannot be read.
         problems: Why something is missing.
     """
 
@@ -97,13 +99,14 @@ class Overview:
     status: Status | None
     policy: ClientPolicy | None
     balance: Balance | None
+    num_removed: int | None
     problems: tuple[str, ...]
 
     @classmethod
     def of(cls, folder: StateFolder) -> "Overview":
         """Reads the folder and the ledger; what cannot be read is told and left out."""
         problems: list[str] = []
-        membership, policy, balance = None, None, None
+        membership, policy, balance, num_removed = None, None, None, None
         try:
             membership = folder.membership()
         except FedpeftError as error:
@@ -118,6 +121,10 @@ class Overview:
                     balance = ledger.balance(membership.dataset)
             except FedpeftError as error:
                 problems.append(str(error))
+        try:
+            num_removed = len(Tombstones(folder.tombstones))
+        except FedpeftError as error:
+            problems.append(str(error))
         return cls(
             folder=folder,
             running=folder.is_running(),
@@ -125,6 +132,7 @@ class Overview:
             status=folder.status(),
             policy=policy,
             balance=balance,
+            num_removed=num_removed,
             problems=tuple(problems),
         )
 

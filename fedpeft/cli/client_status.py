@@ -74,6 +74,7 @@ def _as_json(overview: "Overview") -> dict[str, Any]:
             "num_open": balance.num_open,
             "exhausted": balance.exhausted,
         },
+        "num_removed_rows": overview.num_removed,
         "policy": None if overview.policy is None else overview.policy.model_dump(mode="json"),
         "problems": list(overview.problems),
     }
@@ -105,6 +106,8 @@ def _rows(overview: "Overview") -> list[tuple[str, str, str]]:
         reach = "connected to" if overview.connected else "not connected to"
         rows.append(("server", f"{reach} {membership.server}", ""))
         rows.append(("rows", f"{membership.num_rows} in {membership.data}", ""))
+    if overview.num_removed:
+        rows.append(("removed", f"{overview.num_removed} rows teach nothing any more", ""))
     since = f", since {status.since}" if status and overview.running else ""
     rows.append(("activity", f"{overview.activity}{since}", ""))
     if status is not None and status.run_id is not None:

@@ -61,7 +61,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check a receipt offline: who signed it, that nothing was changed, that it fits together."""
-    from fedpeft.report.text import count, printable
+    from fedpeft.report.text import count, delta, epsilon, printable
 
     try:
         text = document.read_text(encoding="utf-8")
@@ -81,6 +81,10 @@ def verify(
         ("withdrawn", ", ".join(digest[:12] for digest in found.affected)),
         ("successor", found.successor),
         ("guarantee", found.guarantee),
+        *(
+            ("epsilon", f"{name}: {epsilon(value.epsilon)} at delta {delta(value.delta)}")
+            for name, value in sorted(found.epsilon.items())
+        ),
         ("audit log", f"continues {found.audit_head}"),
         *(("limit", line) for line in found.limits),
     ]

@@ -73,6 +73,14 @@ class Tombstones:
             ) from error
         return len(known)
 
+    def __len__(self) -> int:
+        """Counts the rows that are tombstoned, of all requests.
+
+        Raises:
+            LedgerError: If what is there cannot be read.
+        """
+        return len(self._read())
+
     @property
     def version(self) -> str:
         """Says which rows are tombstoned; empty while none is.

@@ -16,7 +16,11 @@ def template(name: str) -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        count=text.count, delta=text.delta, duration=text.duration, printable=text.printable
+        count=text.count,
+        delta=text.delta,
+        duration=text.duration,
+        epsilon=text.epsilon,
+        printable=text.printable,
     )
     return environment.from_string(_resource(name))
 
