@@ -48,7 +48,8 @@ class ClientPolicy(BaseModel):
     max_target_epsilon: float | None = Field(
         default=None,
         gt=0,
-        description="Largest target_epsilon of a run to take part in; whatever a run says, the "
+        description="Largest target_epsilon of a run to take part in, and epsilon of a private "
+        "removal job; whatever these say, the "
         "budget in the ledger is the limit. Left out: any.",
     )
     max_rounds: int = Field(
@@ -166,6 +167,8 @@ class ClientPolicy(BaseModel):
         Raises:
             PolicyError: With what was asked and what is allowed.
         """
+        if self.max_target_epsilon is not None:
+            _check_most("private.epsilon", asked.epsilon, self.max_target_epsilon)
         _check_most("private.l2_clip_norm", asked.l2_clip_norm, self.max_l2_clip_norm)
         _check_most("private.num_steps", asked.num_steps, self.max_local_steps)
         if not noise_multiplier >= self.min_noise_multiplier:

@@ -3,19 +3,26 @@
 A job without privacy releases what was computed from rows without noise, and the figures of the
 gate; a policy must allow it, as it must allow runs without privacy. A private one releases what
 `fedpeft.unlearning.private_job` says, and is charged to the client's ledger.
+
+A server gives the order of a job, and could give another one than was asked for: without noise
+where noise was asked for, or with a larger epsilon. So what was asked is written down here first,
+and an order that differs is not done.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import nn
 
 from fedpeft.errors import ConfigError, DataError, FedpeftError, ModelError, ProtocolError
 from fedpeft.federated.client_rows import ClientRows, check_fits
 from fedpeft.federated.client_store import ClientStore
 from fedpeft.federated.tombstones import Tombstones
+from fedpeft.files import make_private_folder, write_private_text
 from fedpeft.identity.credentials import Credentials
 from fedpeft.ledger import Ledger
 from fedpeft.models.base_model import load_base_model, load_tokenizer
@@ -38,6 +45,36 @@ from fedpeft_client.policy import ClientPolicy
 from fedpeft_client.state_folder import Membership, StateFolder
 
 Told = Callable[[str, float], None]
+_PRECISIONS = "precisions"  # in an order they stand beside the settings
+
+
+class Asked(BaseModel):
+    """What the owner asked for, as it stands in the client's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    private: bool
+    num_records: int
+    settings: dict[str, JsonValue]
+
+    def check(self, order: JobOrder) -> None:
+        """Refuses the order of another job.
+
+        Raises:
+            ProtocolError: It says what differs.
+        """
+        for what, given, asked in (
+            ("its method", order.method, self.method),
+            ("whether it is private", order.is_private, self.private),
+            ("the number of records", order.num_records, self.num_records),
+            ("its settings", order.settings, _without_precisions(self.settings)),
+        ):
+            if given != asked:
+                raise ProtocolError(
+                    f"the server's order is not what was asked for: {what} is {given}, and was "
+                    f"{asked}; nothing was computed. Cancel the request, and ask the operator"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +116,20 @@ class ClientRemovals:
         self._policy = ClientPolicy.read(folder.policy)
         self._tombstones = Tombstones(folder.tombstones)
 
+    def remember(self, request_id: str, asked: Asked) -> None:
+        """Writes down what a request asked for, before its job is done; the same again is no error.
+
+        Raises:
+            ConfigError: If something else is written down for it.
+        """
+        before = self._asked(request_id)
+        if before is not None and before != asked:
+            raise ConfigError(
+                f"removal {request_id} was asked for otherwise; cancel it, and ask again"
+            )
+        make_private_folder(self._folder.removals)
+        write_private_text(self._note(request_id), asked.model_dump_json(indent=1))
+
     def run(
         self,
         request_id: str,
@@ -108,6 +159,14 @@ class ClientRemovals:
         order = JobOrder.from_json(job.order_json)
         if order.request_id != request_id:
             raise ProtocolError(f"the server sent the job of removal {order.request_id}")
+        asked = self._asked(request_id)
+        if asked is None:
+            raise DataError(
+                f"removal {request_id} was not asked for from {self._folder.path} with --here or "
+                "--private, so that what may be done for it is not known; ask with `fedpeft "
+                "removal request`"
+            )
+        asked.check(order)
         model = self._policy.model_here(order.section(ModelConfig, "model"), order.base_digest)
         self._policy.check_removal(model, private=order.is_private)
         with Ledger.open(self._folder.ledger_of(None)) as ledger:
@@ -139,6 +198,20 @@ class ClientRemovals:
         except FedpeftError as error:
             return Submitted(removal=submitted.removal, problem=str(error))
         return Submitted(removal=submitted.removal, gate=gate)
+
+    # --- what was asked
+
+    def _note(self, request_id: str) -> Path:
+        return self._folder.removals / f"{request_id}.json"
+
+    def _asked(self, request_id: str) -> Asked | None:
+        path = self._note(request_id)
+        try:
+            return Asked.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} is damaged: {str(error)[:200]}") from error
 
     def _submitted(
         self, request_id: str, adapter: bytes, result_json: str, files: Mapping[str, bytes]
@@ -190,6 +263,10 @@ class ClientRemovals:
             num_retain=num_retain,
             seed=derive_seed(order.seed, "rows that stay"),
         )
+
+
+def _without_precisions(settings: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    return {name: value for name, value in settings.items() if name != _PRECISIONS}
 
 
 def _joined(folder: StateFolder, credentials: Credentials) -> Membership:

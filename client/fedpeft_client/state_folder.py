@@ -6,7 +6,7 @@ membership.json   which federation it joined, with which rows and which ledger
 enrolment.json    what the server said when it was enrolled
 node.key.pem      key of its connection, made here
 updates/          what it released; see `federated.client_store`
-removals/         the same of private removal jobs
+removals/         the same of private removal jobs, and what was asked of each job here
 tombstones/       rows that are to be forgotten; see `federated.tombstones`
 status.json       what it does, for `fedpeft client status`
 running.lock      held while it runs

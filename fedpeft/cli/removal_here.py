@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fedpeft.models.table import Table
     from fedpeft.remote import Connection
     from fedpeft.remote.removal_records import Removal
-    from fedpeft_client.removals import Submitted
+    from fedpeft_client.removals import Asked, Submitted
 
 
 def run(
@@ -61,8 +61,19 @@ def do_here(
     held_out: "Table | None",
     retain: int,
     measure: bool,
+    asked: "Asked | None" = None,
 ) -> "Removal":
     """Does the job, with a bar, and shows what was measured for the owner alone.
+
+    Args:
+        connection: To the server, as the client.
+        identity: Folder with the client's key and certificates.
+        folder: Of the client.
+        request_id: The request.
+        held_out: Rows that nobody trained on.
+        retain: Rows that stay that a job without privacy looks at, at most.
+        measure: Measure what a private job made.
+        asked: What was asked for just now; None: what was written down then.
 
     Raises:
         FedpeftError: As `fedpeft_client.removals.ClientRemovals`.
@@ -82,6 +93,8 @@ def do_here(
             view.show(RemovalEvent(position=0, at=at, kind=events.PROGRESS, body=body))
 
         job = ClientRemovals(connection, Credentials.in_folder(identity), StateFolder(folder), told)
+        if asked is not None:
+            job.remember(request_id, asked)
         done = job.run(request_id, held_out=held_out, num_retain=retain, measured=measure)
     _show_measured(done)
     return done.removal

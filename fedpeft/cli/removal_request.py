@@ -158,6 +158,8 @@ def request(
             and folder is not None
             and removal.state in (RemovalState.PLANNED, RemovalState.RUNNING)
         ):
+            from fedpeft_client.removals import Asked
+
             typer.echo(f"removal {removal.request_id}", err=True)
             removal = do_here(
                 connection,
@@ -167,6 +169,12 @@ def request(
                 held_out=chosen.held_out,
                 retain=retain,
                 measure=measure,
+                asked=Asked(
+                    method=method,
+                    private=private,
+                    num_records=len(rows.forget),
+                    settings=content,
+                ),
             )
         if wait:
             if not at_client:

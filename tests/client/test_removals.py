@@ -20,7 +20,7 @@ from fedpeft.remote.removal_records import Removal, RemovalJob
 from fedpeft.types import tensor_digest
 from fedpeft.unlearning.order import JobOrder, JobResult
 from fedpeft_client.join import federation_of
-from fedpeft_client.removals import ClientRemovals
+from fedpeft_client.removals import Asked, ClientRemovals
 from fedpeft_client.state_folder import Membership, StateFolder
 from tests.federated.client_rounds import CLIENT, DELTA, base_digest, first_adapter, terms_for
 from tests.federated.client_rounds import policy_for as a_policy
@@ -60,9 +60,21 @@ class Site:
     data: Path
     server: Server
 
-    def removals(self) -> ClientRemovals:
+    def opened(self) -> ClientRemovals:
         connection = cast(Connection, self.server)
         return ClientRemovals(connection, self.credentials, self.folder, lambda phase, share: None)
+
+    def removals(self, **otherwise: Any) -> ClientRemovals:
+        """After the owner asked for what the server now gives out, unless told otherwise."""
+        opened, order = self.opened(), self.server.order
+        asked = {
+            "method": order.method,
+            "private": order.is_private,
+            "num_records": order.num_records,
+            "settings": order.settings | {"precisions": ["fp32"]},
+        }
+        opened.remember(REQUEST, Asked.model_validate(asked | otherwise))
+        return opened
 
     def write_policy(self, **fields: Any) -> None:
         model = Path(self.server.order.run_config["model"]["name"])  # type: ignore[index, call-overload, arg-type]
@@ -237,6 +249,62 @@ def test_what_is_refused_before_anything_is_computed(
     with pytest.raises(error, match=message):
         site.removals().run(REQUEST)
     assert not site.server.sent
+
+
+@pytest.mark.parametrize(
+    ("what", "otherwise"),
+    [
+        ("private", {"private": True}),
+        ("method", {"method": "npo"}),
+        ("number of records", {"num_records": 4}),
+        ("settings", {"settings": {"unlearning": {"num_epochs": 3}}}),
+    ],
+)
+def test_an_order_of_another_job_is_not_done(
+    site: Site, what: str, otherwise: Mapping[str, Any]
+) -> None:
+    with pytest.raises(ProtocolError, match=f"not what was asked for.*{what}"):
+        site.removals(**otherwise).run(REQUEST)
+    assert not site.server.sent
+
+
+def test_a_server_cannot_take_the_noise_away_or_spend_more(site: Site) -> None:
+    """Asked with noise, where the policy would allow a job without."""
+    without = site.server.order
+    private(site)
+    site.removals()
+    more = {"private": {"epsilon": 19.0, "num_steps": 3, "sampling_prob": 0.5}}
+    for order in (without, site.server.order.model_copy(update={"settings": more})):
+        site.server.order = order
+        with pytest.raises(ProtocolError, match="not what was asked for"):
+            site.opened().run(REQUEST)
+    assert not site.server.sent
+    with Ledger.open(site.folder.ledger) as ledger:
+        [balance] = ledger.balances()
+    assert balance.num_events == 0
+
+
+def test_what_nobody_asked_for_here_is_not_done(site: Site) -> None:
+    with pytest.raises(DataError, match="was not asked for"):
+        site.opened().run(REQUEST)
+    site.removals()
+    (site.folder.removals / f"{REQUEST}.json").write_text("{")
+    with pytest.raises(ConfigError, match="damaged"):
+        site.opened().run(REQUEST)
+
+
+def test_a_request_is_asked_for_once(site: Site) -> None:
+    site.removals()
+    site.removals()
+    with pytest.raises(ConfigError, match="asked for otherwise"):
+        site.removals(method="npo")
+
+
+def test_the_policys_largest_epsilon_is_that_of_a_job_too(site: Site) -> None:
+    private(site)
+    site.write_policy(max_target_epsilon=7.5)
+    with pytest.raises(PolicyError, match=r"private\.epsilon is 8"):
+        site.removals().run(REQUEST)
 
 
 def test_rows_that_another_request_removed_are_in_no_job(site: Site) -> None:

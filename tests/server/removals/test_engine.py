@@ -225,11 +225,13 @@ def test_an_artifact_store_that_is_full_costs_no_second_job(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = deployed(bench)
-    put, full = bench.rig.artifacts.put, [True, True]
+    put, full, attempts = bench.rig.artifacts.put, [True, True], list[int]()
 
     def failing(content: bytes) -> str:
         if content.startswith(b"successor") and full:
             full.pop()
+            [removal] = bench.rig.state.removals()
+            attempts.append(removal.num_attempts)
             raise UnavailableError("the disk is full")
         return put(content)
 
@@ -239,7 +241,8 @@ def test_an_artifact_store_that_is_full_costs_no_second_job(
         bench.ended(request_id)
         check_published(bench, request_id, adapter)
     assert not full
-    assert bench.rig.state.removal(request_id).num_attempts == 1
+    # Once there is a result: before, a worker that is lost on a busy machine is another matter.
+    assert attempts == [bench.rig.state.removal(request_id).num_attempts] * 2
 
 
 @pytest.mark.slow
