@@ -53,6 +53,15 @@ def start(
     ready_file: Annotated[
         Path | None, typer.Option("--ready-file", help="Written with that line once it listens.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Ray cluster for removal jobs, in place of `removals.ray` of the configuration.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a server until it gets SIGTERM or Ctrl-C; runs go on with the next start."""
     import os
@@ -67,6 +76,9 @@ def start(
     from fedpeft_server.main import serve
 
     loaded = load_server_config(config)
+    if ray is not None:
+        removals = loaded.removals.model_copy(update={"ray": ray})
+        loaded = loaded.model_copy(update={"removals": removals})
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -207,3 +207,28 @@ def test_help_answers_at_once() -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_servers_ray_cluster_may_be_named_where_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedpeft_server import main as server_main
+    from fedpeft_server.config import ServerConfig, write_server_config
+
+    seen: list[str] = []
+
+    def serve(config: ServerConfig, **_: object) -> None:
+        seen.append(config.removals.ray)
+
+    monkeypatch.setattr(server_main, "serve", serve)
+    path = write_server_config(tmp_path / "server")
+    text = path.read_text()
+    assert text.count('#!ray = ""') == 1
+    path.write_text(text.replace('#!ray = ""', 'ray = "here:6379"'))
+    for more in ((), ("--ray", "elsewhere:6379")):
+        command = ["fedpeft", "server", "start", "--config", str(path), *more]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as exit_info:
+            run()
+        assert not exit_info.value.code
+    assert seen == ["here:6379", "elsewhere:6379"]
