@@ -35,6 +35,16 @@ def submit(
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."),
     ] = None,
+    start_from: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="ADAPTER",
+            help="Go on from this version: an alias, a digest or a run; same base model, rank and "
+            "modules.",
+            show_default=False,
+        ),
+    ] = "",
     key: Annotated[
         str | None,
         typer.Option("--key", help="The same key again gives the same run, not a second one."),
@@ -55,7 +65,9 @@ def submit(
     test = loaded.data.test
     held_out = Path(test) if test and ":" not in test and Path(test).is_file() else None
     with connect(server, identity, patience_s=_PATIENCE_S if follow else 10.0) as connection:
-        run = connection.submit_run(content, held_out=held_out, idempotency_key=key)
+        run = connection.submit_run(
+            content, held_out=held_out, start_from=start_from, idempotency_key=key
+        )
         if not follow:
             _show(run, as_json_text)
             return

@@ -72,6 +72,7 @@ class Connection(RemovalCalls):
         config: Mapping[str, Any],
         *,
         held_out: Path | None = None,
+        start_from: str = "",
         idempotency_key: str | None = None,
     ) -> records.Run:
         """Submits a run. Operator.
@@ -79,6 +80,7 @@ class Connection(RemovalCalls):
         Args:
             config: What a run's TOML file holds.
             held_out: The file that `data.test` names, where it is on this machine.
+            start_from: The version that it goes on from, as for `get_adapter`; empty: a fresh one.
             idempotency_key: The same key again gives the same run; default: a new one.
 
         Raises:
@@ -94,6 +96,7 @@ class Connection(RemovalCalls):
             config_json=json.dumps(config),
             held_out=content,
             held_out_suffix=suffix,
+            start_from=start_from,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
         )
         return translate.run(self._call(self._runs.SubmitRun, request))

@@ -78,6 +78,8 @@ def _newest(context: RunContext, start: Start) -> Adapter:
 def _start_from(context: RunContext, start: Start, digest: str) -> Adapter:
     """Records the version of another run as round 0."""
     parent = context.state.adapter(digest)
+    if parent.status == "withdrawn":
+        raise DataError(f"adapter {digest[:12]} was withdrawn; name another version to go on from")
     blob = context.artifacts.get(parent.artifact)
     if parent.base_digest != start.terms.base_digest:
         raise DataError(

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from fedpeft.dp.events import DpSgdEvent
 from fedpeft.errors import IdentityError, PrivacyError, ProtocolError, QuorumError
@@ -16,6 +16,7 @@ from fedpeft.federated.terms import RunTerms
 from fedpeft_server import events
 from fedpeft_server.conversation import converse
 from fedpeft_server.correspondence import plan_digest
+from fedpeft_server.missing import LATE, MAY_HAVE_RELEASED, REJECTED, REVOKED, SURPLUS
 from fedpeft_server.post import Answer
 from fedpeft_server.records import (
     AdapterRecord,
@@ -25,22 +26,13 @@ from fedpeft_server.records import (
     RunPlanRecord,
     UpdateRecord,
 )
+from fedpeft_server.releases import before_run, num_rounds, round_event
 from fedpeft_server.run_context import RunContext
 from fedpeft_server.run_math import Aggregated, Start
 from fedpeft_server.state import RowsRemovedMeanwhileError
 
-LATE: Final = "late"
-SURPLUS: Final = "surplus"
-REJECTED: Final = "rejected"
-REVOKED: Final = "revoked"
-
 # Asked again at the next attempt: what it failed at may have passed.
 _PASSING = frozenset({LATE, REJECTED, refusals.REMOVED, refusals.LOST, refusals.INTERNAL})
-# Codes of clients that may have released something, whatever they say; also who was revoked may
-# have been asked before, by this process or the last one.
-_MAY_HAVE_RELEASED = frozenset(
-    {LATE, SURPLUS, REJECTED, REVOKED, refusals.REMOVED, refusals.LOST, refusals.INTERNAL}
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,27 +313,20 @@ class Round:
                 spent[budget.client_id] = max(before, budget.epsilon_spent)
         unsure = set(self._participants)
         if self._number < terms.federation.num_rounds:
-            unsure = {c for c, code in missing.items() if code in _MAY_HAVE_RELEASED}
+            unsure = {c for c, code in missing.items() if code in MAY_HAVE_RELEASED}
         for client_id in sorted(unsure):
-            computed = context.compute("spent_epsilon", *self._released(client_id, missing))
+            computed = context.compute("spent_epsilon", self._released(client_id, missing))
             spent[client_id] = max(computed, spent.get(client_id, 0.0))
         return spent
 
-    def _released(self, client_id: str, missing: Mapping[str, str]) -> tuple[DpSgdEvent, int]:
-        """Returns a round's event, and in how many rounds the client may have released it."""
-        participant = self._participants[client_id]
-        assert participant.noise_multiplier is not None
-        event = DpSgdEvent(
-            noise_multiplier=participant.noise_multiplier,
-            sampling_prob=participant.expected_batch_size / participant.num_examples,
-            num_steps=self._terms.federation.local_steps,
-        )
-        rounds = sum(
-            client_id in record.cohort or record.missing.get(client_id) in _MAY_HAVE_RELEASED
-            for record in self._context.state.rounds(self._context.run_id)
-        )
-        here = client_id in self._cohort and missing.get(client_id, LATE) in _MAY_HAVE_RELEASED
-        return event, rounds + here
+    def _released(self, client_id: str, missing: Mapping[str, str]) -> list[DpSgdEvent]:
+        """Returns what the client may have released into this version, or one before it."""
+        state, run_id = self._context.state, self._context.run_id
+        here = client_id in self._cohort and missing.get(client_id, LATE) in MAY_HAVE_RELEASED
+        count = num_rounds(state, run_id, client_id) + here
+        event = round_event(self._participants[client_id], self._terms)
+        own = [event.repeated(count)] if count else []
+        return [*before_run(state, run_id, client_id), *own]
 
     def _tell(self, kind: str, *, client_id: str | None = None, **body: Any) -> None:
         self._context.tell(kind, round_number=self._number, client_id=client_id, **body)

@@ -172,9 +172,9 @@ class RunMath:
         """Returns the held-out metrics of an adapter."""
         return self._coordination.evaluate(from_blob(adapter, self._adapter_specs, digest))
 
-    def spent_epsilon(self, event: DpSgdEvent, num_rounds: int) -> float:
-        """Returns what so many rounds of one event cost at the run's delta; none costs nothing."""
-        return self._coordination.spent_epsilon([event.repeated(num_rounds)] if num_rounds else [])
+    def spent_epsilon(self, events: Sequence[DpSgdEvent]) -> float:
+        """Returns what events cost together at the run's delta; none costs nothing."""
+        return self._coordination.spent_epsilon(events)
 
     def export(self, adapter: bytes, digest: str) -> tuple[dict[str, bytes], dict[str, float]]:
         """Returns the PEFT export, file by file, and its metrics as peft finds them there.

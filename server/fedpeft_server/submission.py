@@ -8,12 +8,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fedpeft.config import RunConfig, validate_config
+from fedpeft.dp.config import PrivacyConfig
 from fedpeft.errors import ConfigError
 from fedpeft.models.sources import unique_keys
 from fedpeft.registry.artifacts import ArtifactStore
 from fedpeft.wire.catalogue import Refused
-from fedpeft_server.records import RunRecord, RunStatus
-from fedpeft_server.state import State
+from fedpeft_server.records import AdapterRecord, RunRecord, RunStatus
+from fedpeft_server.removals.family import Family
+from fedpeft_server.state import NotFoundError, State
 
 UPLOADED = "uploaded:"
 """What stands for the place of held-out rows that came with the run, before their file's name."""
@@ -37,6 +39,7 @@ class Submissions:
         *,
         held_out: bytes,
         held_out_suffix: str,
+        start_from: str = "",
         idempotency_key: str,
         submitter: str,
     ) -> RunRecord:
@@ -47,6 +50,8 @@ class Submissions:
             held_out: Content of the file that data.test names on the submitter's machine; empty
                 where there is none.
             held_out_suffix: Its format.
+            start_from: The version that it goes on from: an alias, the beginning of a digest, or a
+                run's id; empty: none.
             idempotency_key: With the same key the same submitter gets its first run.
             submitter: Who.
 
@@ -55,13 +60,15 @@ class Submissions:
 
         Raises:
             ConfigError: If the configuration is wrong, or names a file that runs may not use.
-            RemoteError: `already-exists`, if the key was used for another run.
+            RemoteError: `already-exists`, if the key was used for another run; `no-such-adapter`;
+                `withdrawn`.
         """
         content = _parse(config_json)
         if held_out:
             _mark_uploaded(content)
         config = validate_config(content, "the run")
         content = self._placed(config)
+        start = self._start(start_from, config) if start_from else None
         digest = self._artifacts.put(held_out) if held_out else None
         run = RunRecord(
             run_id=secrets.token_hex(8),
@@ -74,11 +81,43 @@ class Submissions:
             submitted_by=submitter,
             held_out=digest,
             held_out_suffix=held_out_suffix if digest else "",
+            start_from=start,
         )
         kept = self._state.add_run(run, idempotency_key, submitter)
-        if (kept.config_json, kept.held_out) != (run.config_json, run.held_out):
+        asked = (run.config_json, run.held_out, run.start_from)
+        if (kept.config_json, kept.held_out, kept.start_from) != asked:
             raise Refused.ALREADY_EXISTS.error("this idempotency key was used for another run")
         return kept
+
+    def _start(self, name: str, config: RunConfig) -> str:
+        """The digest of the version to go on from; whether its tensors fit is seen at the start."""
+        try:
+            named = self._state.named_adapter(name)
+        except NotFoundError as error:
+            raise Refused.NO_SUCH_ADAPTER.error(name) from error
+        if named.status == "withdrawn":
+            raise Refused.WITHDRAWN.error(named.digest)
+        if config.federation.clients != "remote":
+            raise ConfigError("only a run of remote clients goes on from a version")
+        if config.privacy.enabled:
+            self._check_adds_up(named, config.privacy)
+        return named.digest
+
+    def _check_adds_up(self, named: AdapterRecord, privacy: PrivacyConfig) -> None:
+        """Refuses to add to an epsilon that is at another delta, or that others keep count of."""
+        for version in Family(self._state.adapters()).line(named):
+            run = self._state.run(version.run_id)
+            before = PrivacyConfig(**json.loads(run.config_json).get("privacy", {}))
+            if run.clients == "import" and version.epsilon:
+                raise ConfigError(
+                    f"adapter {version.digest[:12]} was imported, and its epsilon was charged "
+                    "elsewhere: it cannot be added up here; start a new adapter"
+                )
+            if version.epsilon and before.enabled and before.delta != privacy.delta:
+                raise ConfigError(
+                    f"privacy.delta is {privacy.delta:g}, and the epsilon of adapter "
+                    f"{version.digest[:12]} is at delta {before.delta:g}; use that"
+                )
 
     def _placed(self, config: RunConfig) -> dict[str, Any]:
         """The configuration with every file of this machine in one of the folders, absolute."""

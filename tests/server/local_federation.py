@@ -207,7 +207,12 @@ class LocalFederation:
                 )
                 state.enrol(client_id, token, client, now)
 
-    def submit(self, config: RunConfig, run_id: str = "00000000000000aa") -> str:
+    def submit(
+        self,
+        config: RunConfig,
+        run_id: str = "00000000000000aa",
+        start_from: str | None = None,
+    ) -> str:
         with State.open(self.folder / "state.db") as state:
             run = RunRecord(
                 run_id=run_id,
@@ -218,6 +223,7 @@ class LocalFederation:
                 num_rounds=config.federation.num_rounds,
                 submitted_at=datetime.now(UTC),
                 submitted_by="operator",
+                start_from=start_from,
             )
             return state.add_run(run, run_id, "operator").run_id
 

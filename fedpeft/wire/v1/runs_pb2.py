@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64peft/wire/v1/runs.proto\x12\x0f\x66\x65\x64peft.wire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x01\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x06status\x18\x03 \x01(\x0e\x32\x1a.fedpeft.wire.v1.RunStatus\x12\x0f\n\x07\x63lients\x18\x04 \x01(\t\x12\x12\n\nnum_rounds\x18\x05 \x01(\r\x12\x17\n\x0frounds_finished\x18\x06 \x01(\r\x12\x30\n\x0csubmitted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0csubmitted_by\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\n \x01(\t\"\xa6\x01\n\nRunDetails\x12!\n\x03run\x18\x01 \x01(\x0b\x32\x14.fedpeft.wire.v1.Run\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\t\x12,\n\x06rounds\x18\x03 \x03(\x0b\x32\x1c.fedpeft.wire.v1.RoundRecord\x12\x32\n\x0cparticipants\x18\x04 \x03(\x0b\x32\x1c.fedpeft.wire.v1.Participant\"\xc9\x01\n\x0bParticipant\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x14\n\x0cnum_examples\x18\x02 \x01(\x04\x12\x1d\n\x10noise_multiplier\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\x12num_rounds_planned\x18\x04 \x01(\r\x12\x13\n\x0bnum_updates\x18\x05 \x01(\r\x12\x1a\n\repsilon_spent\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x13\n\x11_noise_multiplierB\x10\n\x0e_epsilon_spent\"\xd4\x02\n\x0bRoundRecord\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0e\n\x06\x63ohort\x18\x02 \x03(\t\x12:\n\x07missing\x18\x03 \x03(\x0b\x32).fedpeft.wire.v1.RoundRecord.MissingEntry\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12:\n\x07metrics\x18\x05 \x03(\x0b\x32).fedpeft.wire.v1.RoundRecord.MetricsEntry\x12\x0f\n\x07\x61\x64\x61pter\x18\x06 \x01(\t\x12\x14\n\x0cuplink_bytes\x18\x07 \x01(\x04\x12\x16\n\x0e\x64ownlink_bytes\x18\x08 \x01(\x04\x1a.\n\x0cMissingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x87\x01\n\x08RunEvent\x12\x10\n\x08position\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\r\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x11\n\tbody_json\x18\x06 \x01(\t\"k\n\x10SubmitRunRequest\x12\x13\n\x0b\x63onfig_json\x18\x01 \x01(\t\x12\x10\n\x08held_out\x18\x02 \x01(\x0c\x12\x17\n\x0fheld_out_suffix\x18\x03 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"\x11\n\x0fListRunsRequest\"6\n\x10ListRunsResponse\x12\"\n\x04runs\x18\x01 \x03(\x0b\x32\x14.fedpeft.wire.v1.Run\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"0\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"0\n\x0eStopRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\"\n\x10ResumeRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t*\xbb\x01\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14RUN_STATUS_SUBMITTED\x10\x01\x12\x18\n\x14RUN_STATUS_PREPARING\x10\x02\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x03\x12\x17\n\x13RUN_STATUS_FINISHED\x10\x04\x12\x16\n\x12RUN_STATUS_STOPPED\x10\x05\x12\x15\n\x11RUN_STATUS_FAILED\x10\x06\x32\xb7\x03\n\x04Runs\x12\x44\n\tSubmitRun\x12!.fedpeft.wire.v1.SubmitRunRequest\x1a\x14.fedpeft.wire.v1.Run\x12O\n\x08ListRuns\x12 .fedpeft.wire.v1.ListRunsRequest\x1a!.fedpeft.wire.v1.ListRunsResponse\x12\x45\n\x06GetRun\x12\x1e.fedpeft.wire.v1.GetRunRequest\x1a\x1b.fedpeft.wire.v1.RunDetails\x12I\n\x08WatchRun\x12 .fedpeft.wire.v1.WatchRunRequest\x1a\x19.fedpeft.wire.v1.RunEvent0\x01\x12@\n\x07StopRun\x12\x1f.fedpeft.wire.v1.StopRunRequest\x1a\x14.fedpeft.wire.v1.Run\x12\x44\n\tResumeRun\x12!.fedpeft.wire.v1.ResumeRunRequest\x1a\x14.fedpeft.wire.v1.Runb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64peft/wire/v1/runs.proto\x12\x0f\x66\x65\x64peft.wire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x01\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x06status\x18\x03 \x01(\x0e\x32\x1a.fedpeft.wire.v1.RunStatus\x12\x0f\n\x07\x63lients\x18\x04 \x01(\t\x12\x12\n\nnum_rounds\x18\x05 \x01(\r\x12\x17\n\x0frounds_finished\x18\x06 \x01(\r\x12\x30\n\x0csubmitted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0csubmitted_by\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\n \x01(\t\"\xa6\x01\n\nRunDetails\x12!\n\x03run\x18\x01 \x01(\x0b\x32\x14.fedpeft.wire.v1.Run\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\t\x12,\n\x06rounds\x18\x03 \x03(\x0b\x32\x1c.fedpeft.wire.v1.RoundRecord\x12\x32\n\x0cparticipants\x18\x04 \x03(\x0b\x32\x1c.fedpeft.wire.v1.Participant\"\xc9\x01\n\x0bParticipant\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x14\n\x0cnum_examples\x18\x02 \x01(\x04\x12\x1d\n\x10noise_multiplier\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\x12num_rounds_planned\x18\x04 \x01(\r\x12\x13\n\x0bnum_updates\x18\x05 \x01(\r\x12\x1a\n\repsilon_spent\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x13\n\x11_noise_multiplierB\x10\n\x0e_epsilon_spent\"\xd4\x02\n\x0bRoundRecord\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0e\n\x06\x63ohort\x18\x02 \x03(\t\x12:\n\x07missing\x18\x03 \x03(\x0b\x32).fedpeft.wire.v1.RoundRecord.MissingEntry\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12:\n\x07metrics\x18\x05 \x03(\x0b\x32).fedpeft.wire.v1.RoundRecord.MetricsEntry\x12\x0f\n\x07\x61\x64\x61pter\x18\x06 \x01(\t\x12\x14\n\x0cuplink_bytes\x18\x07 \x01(\x04\x12\x16\n\x0e\x64ownlink_bytes\x18\x08 \x01(\x04\x1a.\n\x0cMissingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x87\x01\n\x08RunEvent\x12\x10\n\x08position\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\r\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x11\n\tbody_json\x18\x06 \x01(\t\"\x7f\n\x10SubmitRunRequest\x12\x13\n\x0b\x63onfig_json\x18\x01 \x01(\t\x12\x10\n\x08held_out\x18\x02 \x01(\x0c\x12\x17\n\x0fheld_out_suffix\x18\x03 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x12\n\nstart_from\x18\x05 \x01(\t\"\x11\n\x0fListRunsRequest\"6\n\x10ListRunsResponse\x12\"\n\x04runs\x18\x01 \x03(\x0b\x32\x14.fedpeft.wire.v1.Run\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"0\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"0\n\x0eStopRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\"\n\x10ResumeRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t*\xbb\x01\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14RUN_STATUS_SUBMITTED\x10\x01\x12\x18\n\x14RUN_STATUS_PREPARING\x10\x02\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x03\x12\x17\n\x13RUN_STATUS_FINISHED\x10\x04\x12\x16\n\x12RUN_STATUS_STOPPED\x10\x05\x12\x15\n\x11RUN_STATUS_FAILED\x10\x06\x32\xb7\x03\n\x04Runs\x12\x44\n\tSubmitRun\x12!.fedpeft.wire.v1.SubmitRunRequest\x1a\x14.fedpeft.wire.v1.Run\x12O\n\x08ListRuns\x12 .fedpeft.wire.v1.ListRunsRequest\x1a!.fedpeft.wire.v1.ListRunsResponse\x12\x45\n\x06GetRun\x12\x1e.fedpeft.wire.v1.GetRunRequest\x1a\x1b.fedpeft.wire.v1.RunDetails\x12I\n\x08WatchRun\x12 .fedpeft.wire.v1.WatchRunRequest\x1a\x19.fedpeft.wire.v1.RunEvent0\x01\x12@\n\x07StopRun\x12\x1f.fedpeft.wire.v1.StopRunRequest\x1a\x14.fedpeft.wire.v1.Run\x12\x44\n\tResumeRun\x12!.fedpeft.wire.v1.ResumeRunRequest\x1a\x14.fedpeft.wire.v1.Runb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUNDRECORD_MISSINGENTRY']._serialized_options = b'8\001'
   _globals['_ROUNDRECORD_METRICSENTRY']._loaded_options = None
   _globals['_ROUNDRECORD_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATUS']._serialized_start=1537
-  _globals['_RUNSTATUS']._serialized_end=1724
+  _globals['_RUNSTATUS']._serialized_start=1557
+  _globals['_RUNSTATUS']._serialized_end=1744
   _globals['_RUN']._serialized_start=81
   _globals['_RUN']._serialized_end=327
   _globals['_RUNDETAILS']._serialized_start=330
@@ -53,19 +53,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNEVENT']._serialized_start=1046
   _globals['_RUNEVENT']._serialized_end=1181
   _globals['_SUBMITRUNREQUEST']._serialized_start=1183
-  _globals['_SUBMITRUNREQUEST']._serialized_end=1290
-  _globals['_LISTRUNSREQUEST']._serialized_start=1292
-  _globals['_LISTRUNSREQUEST']._serialized_end=1309
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1311
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1365
-  _globals['_GETRUNREQUEST']._serialized_start=1367
-  _globals['_GETRUNREQUEST']._serialized_end=1398
-  _globals['_WATCHRUNREQUEST']._serialized_start=1400
-  _globals['_WATCHRUNREQUEST']._serialized_end=1448
-  _globals['_STOPRUNREQUEST']._serialized_start=1450
-  _globals['_STOPRUNREQUEST']._serialized_end=1498
-  _globals['_RESUMERUNREQUEST']._serialized_start=1500
-  _globals['_RESUMERUNREQUEST']._serialized_end=1534
-  _globals['_RUNS']._serialized_start=1727
-  _globals['_RUNS']._serialized_end=2166
+  _globals['_SUBMITRUNREQUEST']._serialized_end=1310
+  _globals['_LISTRUNSREQUEST']._serialized_start=1312
+  _globals['_LISTRUNSREQUEST']._serialized_end=1329
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1331
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1385
+  _globals['_GETRUNREQUEST']._serialized_start=1387
+  _globals['_GETRUNREQUEST']._serialized_end=1418
+  _globals['_WATCHRUNREQUEST']._serialized_start=1420
+  _globals['_WATCHRUNREQUEST']._serialized_end=1468
+  _globals['_STOPRUNREQUEST']._serialized_start=1470
+  _globals['_STOPRUNREQUEST']._serialized_end=1518
+  _globals['_RESUMERUNREQUEST']._serialized_start=1520
+  _globals['_RESUMERUNREQUEST']._serialized_end=1554
+  _globals['_RUNS']._serialized_start=1747
+  _globals['_RUNS']._serialized_end=2186
 # @@protoc_insertion_point(module_scope)

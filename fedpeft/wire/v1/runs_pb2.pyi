@@ -130,16 +130,18 @@ class RunEvent(_message.Message):
     def __init__(self, position: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[str] = ..., round: _Optional[int] = ..., client_id: _Optional[str] = ..., body_json: _Optional[str] = ...) -> None: ...
 
 class SubmitRunRequest(_message.Message):
-    __slots__ = ("config_json", "held_out", "held_out_suffix", "idempotency_key")
+    __slots__ = ("config_json", "held_out", "held_out_suffix", "idempotency_key", "start_from")
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     HELD_OUT_FIELD_NUMBER: _ClassVar[int]
     HELD_OUT_SUFFIX_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    START_FROM_FIELD_NUMBER: _ClassVar[int]
     config_json: str
     held_out: bytes
     held_out_suffix: str
     idempotency_key: str
-    def __init__(self, config_json: _Optional[str] = ..., held_out: _Optional[bytes] = ..., held_out_suffix: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    start_from: str
+    def __init__(self, config_json: _Optional[str] = ..., held_out: _Optional[bytes] = ..., held_out_suffix: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., start_from: _Optional[str] = ...) -> None: ...
 
 class ListRunsRequest(_message.Message):
     __slots__ = ()

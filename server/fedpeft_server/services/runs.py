@@ -37,6 +37,7 @@ class RunsService(runs_pb2_grpc.RunsServicer):
                 request.config_json,
                 held_out=request.held_out,
                 held_out_suffix=fields.suffix(request.held_out_suffix),
+                start_from=fields.version(request.start_from) if request.start_from else "",
                 idempotency_key=fields.text(
                     "idempotency_key", request.idempotency_key, required=True
                 ),
