@@ -108,6 +108,7 @@ class _IdleModel:
 
 class _IdleWorkplace:
     max_tokens = 1
+    removed = ""
 
     def __init__(self, rows: ClientRows, model: _IdleModel) -> None:
         self.num_examples, self.dataset = rows.num_examples, rows.dataset
