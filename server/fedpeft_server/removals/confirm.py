@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
 from fedpeft.errors import FedpeftError
 from fedpeft.registry.fingerprint import Fingerprint
@@ -12,6 +13,33 @@ from fedpeft_server.removals import events
 from fedpeft_server.state import State
 
 _ALIVE = timedelta(seconds=10)
+
+
+def open_confirmation(state: State, request_id: str, *, timeout_s: float) -> "Confirmation | None":
+    """Returns what is left to be told of a published request; None: nothing, or it was told.
+
+    A coordinator that died after the publication left it open too.
+    """
+    told = {event.kind: event for event in state.removal_events(request_id)}
+    published = told.get(events.PUBLISHED)
+    if published is None or told.keys() & {events.CONFIRMED, events.UNCONFIRMED}:
+        return None
+    removal = state.removal(request_id)
+    moved: Any = published.body["aliases"]
+    aliases = [a.name for a in state.aliases() if a.name in moved and a.digest == removal.successor]
+    if not aliases:
+        return None
+    measured: Any = {} if removal.result is None else removal.result["job"]
+    fingerprint = measured.get("fingerprint", {})
+    return Confirmation(
+        request_id=request_id,
+        aliases=aliases,
+        adapter=removal.successor or "",
+        fingerprint_json=fingerprint.get("expected", ""),
+        before_json=fingerprint.get("before", ""),
+        until_s=time.monotonic() + timeout_s,
+        since=published.at,
+    )
 
 
 @dataclass(kw_only=True)
@@ -25,6 +53,7 @@ class Confirmation:
             did.
         before_json: Of the affected version's; empty where no job measured it.
         until_s: By the monotonic clock; whoever has not followed by then is told of.
+        since: When it was published.
     """
 
     request_id: str
@@ -33,7 +62,7 @@ class Confirmation:
     fingerprint_json: str
     before_json: str
     until_s: float
-    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    since: datetime
 
     def settle(self, state: State) -> bool:
         """Records the outcome where there is one; returns whether there is.

@@ -12,7 +12,6 @@ verifying  → its result is stored: what the gate says is looked at, and it is 
 
 import json
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +22,7 @@ from fedpeft.warm_worker import WarmWorker
 from fedpeft_server.records import JsonValue, RemovalRecord, RemovalState, RunStatus
 from fedpeft_server.removals import events
 from fedpeft_server.removals.again import up_to_date
-from fedpeft_server.removals.confirm import Confirmation
+from fedpeft_server.removals.confirm import Confirmation, open_confirmation
 from fedpeft_server.removals.job import JobNews, JobOutcome, JobSpec
 from fedpeft_server.removals.orders import job_order, named_version
 from fedpeft_server.removals.planning import RETRAIN
@@ -98,6 +97,8 @@ class RemovalJobs:
         """Begins to work, on what a coordinator before left open too; the ids of that."""
         sweep(self._state, self._artifacts)
         found = [removal.request_id for removal in self._state.removals_in(OPEN)]
+        for removal in self._state.removals_in([_S.PUBLISHED]):
+            self._confirm(removal.request_id)
         self._thread.start()
         return found
 
@@ -331,16 +332,14 @@ class RemovalJobs:
             successor = self._retraining.outcome(self._retraining.begin(removal))
             assert successor is not None
             publication = self._publisher.of_rounds(removal, successor)
-            fingerprint = before = ""
         else:
             assert removal.result is not None
             job: Any = removal.result["job"]
             if job["gate"] is not None and not self._passed(removal, job["gate"]):
                 return
             publication = self._publisher.of_job(removal)
-            fingerprint, before = job["fingerprint"]["expected"], job["fingerprint"]["before"]
         try:
-            _, moved = self._state.publish_removal(publication)
+            self._state.publish_removal(publication)
             self._state.tell_removals()
         except WrongStateError as error:
             self._again(removal, str(error))
@@ -348,17 +347,13 @@ class RemovalJobs:
         destroy(self._state, self._artifacts, removal.request_id)
         self._watch(events.PUBLISHED, {"request_id": removal.request_id})
         self._stop_runs(publication.affected)
-        if moved:
-            self._confirmations.append(
-                Confirmation(
-                    request_id=removal.request_id,
-                    aliases=[alias.name for alias in moved],
-                    adapter=publication.successor.digest,
-                    fingerprint_json=fingerprint,
-                    before_json=before,
-                    until_s=time.monotonic() + self._replica_timeout_s,
-                )
-            )
+        self._confirm(removal.request_id)
+
+    def _confirm(self, request_id: str) -> None:
+        """Has it told whether what serves the aliases has followed."""
+        found = open_confirmation(self._state, request_id, timeout_s=self._replica_timeout_s)
+        if found is not None:
+            self._confirmations.append(found)
 
     def _passed(self, removal: RemovalRecord, gate: Mapping[str, Any]) -> bool:
         """Tells what the gate decided, and ends a request that did not pass it."""
