@@ -17,6 +17,7 @@ from fedpeft.cli.remote_options import (
     echo_json,
     print_table,
 )
+from fedpeft.cli.remote_options import as_json as records_json
 from fedpeft.errors import InputError, VerificationError
 from fedpeft.files import write_text
 
@@ -123,13 +124,20 @@ def diff(
     second: Annotated[Path, typer.Argument(metavar="SECOND", help="Another one.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show by how much two exported versions differ, module by module."""
+    """Show by how much two exported versions differ, and what their manifests say differently.
+
+    Manifests are not verified here: `fedpeft adapter verify`.
+    """
     from fedpeft.federated.difference import difference
     from fedpeft.registry.folder import read_folder
+    from fedpeft.registry.manifest_difference import manifest_difference
+    from fedpeft.report.text import printable
 
-    found = difference(read_folder(first)[0], read_folder(second)[0])
+    (files, manifest), (other_files, other_manifest) = read_folder(first), read_folder(second)
+    found = difference(files, other_files)
+    about = manifest_difference(manifest, other_manifest)
     if as_json:
-        echo_json(found)
+        echo_json({"modules": records_json(found), "manifest": about})
         return
     rows = [
         (
@@ -144,6 +152,10 @@ def diff(
     print_table(("module", "‖first‖", "‖second‖", "‖change‖", "of first"), rows)
     if all(m.change_norm == 0 for m in found):
         typer.echo("no module differs")
+    if about:
+        typer.echo()
+        said = [(name, *map(printable, pair)) for name, pair in about.items()]
+        print_table(("manifest", "first", "second"), said)
 
 
 def trust(authority: Path | None, key: Path | None) -> "RegistryTrust":

@@ -63,7 +63,14 @@ def test_a_version_from_import_to_withdrawal(rig: Rig, fedpeft: Fedpeft, tmp_pat
     code, said, _ = fedpeft("diff", out, tmp_path / "made-0", remote=False)
     assert (code, "no module differs" in said) == (0, True)
     code, said, _ = fedpeft("diff", out, tmp_path / "made-1", "--json", remote=False)
-    assert all(module["change_norm"] > 0 for module in json.loads(said))
+    told = json.loads(said)
+    assert all(module["change_norm"] > 0 for module in told["modules"])
+    assert told["manifest"]["method"] == ["imported", ""]  # what was made elsewhere has none
+    assert fedpeft("export", second, "-o", tmp_path / "second", by="reader")[0] == 0
+    code, said, _ = fedpeft("diff", out, tmp_path / "second", remote=False)
+    rows = [line.split() for line in said.splitlines() if "run_id" in line]
+    runs = [rig.state.adapter(digest).run_id for digest in versions]
+    assert (code, rows) == (0, [["run_id", *runs]])
     weights = out / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     code, _, err = fedpeft(*verify, remote=False)
