@@ -61,6 +61,7 @@ def test_a_private_job_that_is_killed_is_charged_once_and_published(standing: Fe
     assert manifest["guarantee"] == "intact"
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_too_small_releases_nothing(standing: Federation) -> None:
     deployed(standing, "small")
     shop = standing.clients["shop"]
@@ -81,6 +82,7 @@ def test_a_budget_that_is_too_small_releases_nothing(standing: Federation) -> No
     assert cancel.ended() == 0
 
 
+@pytest.mark.slow
 def test_a_job_here_without_privacy_sends_no_row(standing: Federation) -> None:
     """The adapter has no guarantee; the gate is measured by the client, and the receipt says so."""
     deployed(standing, "open", privacy=OFF)

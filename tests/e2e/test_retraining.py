@@ -69,6 +69,7 @@ def test_the_rounds_are_trained_again_without_the_rows(standing: Federation) -> 
         assert float(participant["epsilon"]) == member.spent()
 
 
+@pytest.mark.slow
 def test_a_cancelled_one_stops_its_run_and_nobody_is_charged_further(standing: Federation) -> None:
     before = deployed(standing, "cancelled", num_rounds=30, local_steps=1)
     shop = standing.clients["shop"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fedpeft.errors import InputError, RemoteError, UnavailableError
+from fedpeft.identity.roles import Role
 from fedpeft.remote.removal_records import RemovalEvent, RemovalOrder, RemovalState
 from fedpeft.unlearning.order import JobOrder
 from fedpeft.unlearning.records import JobRows
@@ -580,6 +581,21 @@ def test_cancelling(rig: Rig, plain: str) -> None:
     )
     by_operator = rig.connect("operator").cancel_removal(asked(rig, plain).request_id)
     assert by_operator.reason == "cancelled by operator"
+
+
+def test_nobody_but_the_client_says_what_its_job_made(rig: Rig) -> None:
+    """Also whoever operates the server: the charge in a receipt is the client's own word."""
+    rig.holders.issue("chief", Role.OPERATOR, Role.DATA_OWNER)
+    removal = asked(rig, trained(rig), **HERE)
+    before = list(rig.removals.submitted)
+    for name, code in (("chief", "not-yours"), ("operator", "not-allowed")):
+        caller = rig.connect(name)
+        refused(lambda c=caller: c.get_removal_job(removal.request_id), code)  # type: ignore[misc]
+        refused(
+            lambda c=caller: c.submit_successor(removal.request_id, b"t", {}, {}),  # type: ignore[misc]
+            code,
+        )
+    assert rig.removals.submitted == before
 
 
 def test_a_receipt_before_its_time(rig: Rig, plain: str) -> None:

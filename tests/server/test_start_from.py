@@ -93,6 +93,7 @@ def test_epsilon_counts_what_came_before(
         assert after.epsilon[name] >= client.spent()
 
 
+@pytest.mark.slow
 def test_without_privacy_after_it_there_is_no_epsilon(
     federation: LocalFederation, tiny_bert: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_without_privacy_after_it_there_is_no_epsilon(
     assert not after.epsilon
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "match"),
     [

@@ -57,13 +57,14 @@ _OURS: Mapping[str, Rule] = {
     "Removals/PlanRemoval": Rule(roles=_REMOVES, subject="client_id"),
     "Removals/RequestRemoval": Rule(roles=_REMOVES, mutates=True),
     "Removals/UploadRecords": Rule(roles=_REMOVES, mutates=True, subject="request_id"),
-    "Removals/SubmitSuccessor": Rule(roles=_REMOVES, mutates=True, subject="request_id"),
+    # What a job at the client made, and was charged for, nobody else says.
+    "Removals/SubmitSuccessor": Rule(roles=_DATA_OWNER, mutates=True, subject="request_id"),
     "Removals/ListRemovals": Rule(roles=_BY_CLIENT, subject="client_id"),
     "Removals/GetRemoval": Rule(roles=_BY_CLIENT, subject="request_id"),
     "Removals/WatchRemoval": Rule(roles=_BY_CLIENT, subject="request_id"),
     "Removals/CancelRemoval": Rule(roles=_REMOVES, mutates=True, subject="request_id"),
     "Removals/GetReceipt": Rule(roles=_BY_CLIENT, subject="request_id"),
-    "Removals/GetJob": Rule(roles=_REMOVES, subject="request_id"),
+    "Removals/GetJob": Rule(roles=_DATA_OWNER, subject="request_id"),
     "Server/GetServer": Rule(roles=_ANYBODY),
     "Server/ListAudit": Rule(roles=_AUDITS),
 }

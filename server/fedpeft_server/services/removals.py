@@ -59,7 +59,7 @@ class RemovalsService(removals_pb2_grpc.RemovalsServicer):
         self, request: removals_pb2.SubmitSuccessorRequest, call: Call
     ) -> removals_pb2.Removal:
         """Takes what the job at the client made."""
-        removal = self._found(request.request_id, call)
+        removal = self._own(request.request_id, call)
         files = {file.name: file.content for file in request.files}
         if len(files) != len(request.files):
             raise Refused.INVALID.error("a file of the export came twice")
@@ -132,7 +132,7 @@ class RemovalsService(removals_pb2_grpc.RemovalsServicer):
         self, request: removals_pb2.GetRemovalRequest, call: Call
     ) -> removals_pb2.RemovalJob:
         """Returns what the client needs to run the job."""
-        removal = self._found(request.request_id, call)
+        removal = self._own(request.request_id, call)
         try:
             order, adapter = self._requests.job(removal)
         except WrongStateError as error:
@@ -164,6 +164,13 @@ class RemovalsService(removals_pb2_grpc.RemovalsServicer):
             raise Refused.NO_SUCH_REMOVAL.error(name) from error
         if not call.may_see(removal.client_id):
             raise Refused.NO_SUCH_REMOVAL.error(name)
+        return removal
+
+    def _own(self, request_id: str, call: Call) -> RemovalRecord:
+        """A request about the caller's own data."""
+        removal = self._found(request_id, call)
+        if removal.client_id != call.own_client:
+            raise Refused.NOT_YOURS.error(removal.client_id)
         return removal
 
     def _wrong_state(self, removal: RemovalRecord, allowed: str) -> Exception:
