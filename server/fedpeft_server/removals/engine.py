@@ -14,6 +14,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from fedpeft.errors import FedpeftError, UnavailableError, WorkerLostError
@@ -32,6 +33,7 @@ from fedpeft_server.removals.secrets import destroy, sweep
 from fedpeft_server.removals.submitted import check_submitted
 from fedpeft_server.run_context import UNDER_WAY
 from fedpeft_server.state import NotFoundError, State, WrongStateError
+from fedpeft_server.state.publications import Publication
 from fedpeft_server.state.removals import OPEN
 
 _S = RemovalState
@@ -328,25 +330,27 @@ class RemovalJobs:
         """Looks at the gate's decision, then publishes, in one transaction."""
         if removal.state is not _S.VERIFYING:
             return
+        make: Callable[[], Publication]
         if removal.method == RETRAIN:
             successor = self._retraining.outcome(self._retraining.begin(removal))
             assert successor is not None
-            publication = self._publisher.of_rounds(removal, successor)
+            make = partial(self._publisher.of_rounds, removal, successor)
         else:
             assert removal.result is not None
             job: Any = removal.result["job"]
             if job["gate"] is not None and not self._passed(removal, job["gate"]):
                 return
-            publication = self._publisher.of_job(removal)
+            make = partial(self._publisher.of_job, removal)
         try:
-            self._state.publish_removal(publication)
+            publication = self._state.publish_removal(removal.request_id, make)
             self._state.tell_removals()
         except WrongStateError as error:
             self._again(removal, str(error))
             return
         destroy(self._state, self._artifacts, removal.request_id)
         self._watch(events.PUBLISHED, {"request_id": removal.request_id})
-        self._stop_runs(publication.affected)
+        if publication is not None:
+            self._stop_runs(publication.affected)
         self._confirm(removal.request_id)
 
     def _confirm(self, request_id: str) -> None:

@@ -1,6 +1,6 @@
 """The one transaction in which a removal takes effect: all of it, or nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -45,26 +45,40 @@ class Publications(Store):
     """The publications' part of the state."""
 
     def publish_removal(
-        self, publication: Publication
-    ) -> tuple[RemovalRecord, Sequence[AliasRecord]]:
+        self, request_id: str, make: Callable[[], Publication]
+    ) -> Publication | None:
         """Records the successor, moves the aliases, withdraws what was affected, ends the request.
 
         Call `tell_removals` after it.
 
+        Args:
+            request_id: The removal.
+            make: Puts together what is published. It is called while nobody else can write: what
+                it reads is still so when it takes effect, so that no alias is deployed and no
+                version is made of which its receipt says nothing. It must not write.
+
         Returns:
-            The request, and the aliases that were moved. One that was published before is returned
-            as it is, and nothing moves.
+            What was published; None where it was published before, and nothing changes.
 
         Raises:
             NotFoundError: If there is no such request or version.
-            WrongStateError: If it is not being verified, or a version that it starts from was
-                withdrawn meanwhile.
+            WrongStateError: If it is not being verified, or a version that it starts from, or the
+                successor, was withdrawn meanwhile.
         """
         with self._database.writing() as connection:
-            removal = removals.known(connection, publication.request_id)
+            removal = removals.known(connection, request_id)
             if removal.state is RemovalState.PUBLISHED:
-                return removal, ()
-            moved = _take_effect(connection, removal, publication)
+                return None
+            named = adapters.version(connection, removal.run_id, removal.round)
+            assert named is not None
+            if named.status == "withdrawn":
+                raise WrongStateError(
+                    f"adapter {named.digest[:12]} was withdrawn by {named.withdrawn_by} while a "
+                    "successor of it was made; the job begins again"
+                )
+            publication = make()
+            assert publication.request_id == request_id
+            moved = _take_effect(connection, removal, named, publication)
             published = removals.advance(
                 connection,
                 removal.request_id,
@@ -95,19 +109,12 @@ class Publications(Store):
                     "receipt": publication.receipt_digest,
                 },
             )
-        return published, moved
+        return publication
 
 
 def _take_effect(
-    connection: Connection, removal: RemovalRecord, publication: Publication
+    connection: Connection, removal: RemovalRecord, named: AdapterRecord, publication: Publication
 ) -> list[AliasRecord]:
-    named = adapters.version(connection, removal.run_id, removal.round)
-    assert named is not None
-    if named.status == "withdrawn":
-        raise WrongStateError(
-            f"adapter {named.digest[:12]} was withdrawn by {named.withdrawn_by} while a successor "
-            "of it was made; the job begins again"
-        )
     successor = publication.successor
     if publication.run is not None:
         finished.add_finished(
@@ -121,6 +128,11 @@ def _take_effect(
         )
     recorded = adapters.version(connection, successor.run_id, successor.round)
     assert recorded is not None
+    if recorded.status == "withdrawn":
+        raise WrongStateError(
+            f"adapter {recorded.digest[:12]}, the successor, was withdrawn by "
+            f"{recorded.withdrawn_by}, and is put in no other's place"
+        )
     moved = aliases.move(connection, publication.affected, recorded, removal.requested_by)
     withdrawals.withdraw(connection, publication.affected, removal.request_id)
     return moved

@@ -10,8 +10,11 @@ from fedpeft.errors import RemoteError, UnavailableError
 from fedpeft.ledger.chain import utc_now
 from fedpeft.registry.manifest import KIND as MANIFEST
 from fedpeft.registry.manifest import Manifest
-from fedpeft_server.records import RemovalState, ReplicaRecord
+from fedpeft_server.records import RemovalRecord, RemovalState, ReplicaRecord
 from fedpeft_server.removals import events
+from fedpeft_server.removals.publish import Publisher
+from fedpeft_server.state import State
+from fedpeft_server.state.publications import Publication
 from tests.server.removal_requests import trained
 from tests.server.removals import works
 from tests.server.removals.parts import Bench, descendants
@@ -273,10 +276,39 @@ def test_the_same_result_twice_is_published_once(bench: Bench) -> None:
         request_id = bench.ask("production")
         bench.ended(request_id)
         removal = bench.rig.state.removal(request_id)
-        publication = engine._publisher.of_job(removal)
-        _, moved = bench.rig.state.publish_removal(publication)
-        assert not moved
+        again = bench.rig.state.publish_removal(
+            request_id, lambda: engine._publisher.of_job(removal)
+        )
+        assert again is None
         check_published(bench, request_id, adapter)
         with pytest.raises(RemoteError) as refused:
             bench.rig.connect("clinic").cancel_removal(request_id, "too late")
     assert refused.value.code == "wrong-state"
+
+
+def test_nobody_deploys_between_receipt_and_publication(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receipt names every alias that was moved, at whichever moment it was deployed."""
+    adapter = deployed(bench)
+    tried: list[str] = []
+    put_together = Publisher.of_job
+
+    def slowly(self: Publisher, removal: RemovalRecord) -> Publication:
+        made = put_together(self, removal)
+        with pytest.raises(UnavailableError):
+            other.set_alias("late", other.adapter(adapter), "ann")
+        tried.append(removal.request_id)
+        return made
+
+    monkeypatch.setattr(Publisher, "of_job", slowly)
+    with (
+        State.open(bench.rig.folder / "server.db", busy_timeout_s=0) as other,
+        bench.engine(works.quick),
+    ):
+        request_id = bench.ask("production")
+        bench.ended(request_id)
+        check_published(bench, request_id, adapter)
+    assert tried == [request_id]
+    assert list(bench.receipt(request_id).aliases) == ["production"]
+    assert [alias.name for alias in bench.rig.state.aliases()] == ["production"]

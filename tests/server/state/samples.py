@@ -10,6 +10,7 @@ from fedpeft_server.records import (
     AdapterRecord,
     BudgetRecord,
     Client,
+    ExportedFile,
     Participant,
     RemovalRecord,
     RemovalState,
@@ -28,6 +29,9 @@ COHORT = ("north", "south", "west")
 
 def digest(*names: object) -> str:
     return sha256(repr(names).encode()).hexdigest()
+
+
+FILES = {"README.md": ExportedFile(sha256=digest("card"), size_bytes=3)}
 
 
 def a_client(
@@ -183,3 +187,11 @@ def begin(state: State, run_id: str = "run-1") -> None:
 
 def finish(state: State, round_number: int, run_id: str = "run-1") -> None:
     state.finish_round(run_id, a_round(round_number, run_id), an_adapter(round_number, run_id))
+
+
+def exported(state: State, number: int, run_id: str = "run-1") -> AdapterRecord:
+    """A version that can be deployed."""
+    finish(state, number, run_id)
+    adapter = an_adapter(number, run_id)
+    state.set_export(adapter.digest, FILES, run_id=run_id, manifest_json='{"body":{}}')
+    return adapter

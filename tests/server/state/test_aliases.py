@@ -1,27 +1,16 @@
 """Aliases, withdrawals and replicas; what several do at once ends in one order."""
 
 import json
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from fedpeft.ledger.chain import utc_now
-from fedpeft_server.records import AdapterRecord, ExportedFile, ReplicaRecord, RunStatus
+from fedpeft_server.records import ReplicaRecord, RunStatus
 from fedpeft_server.state import NotFoundError, State, StateError, WrongStateError
-from tests.server.state.samples import a_run, an_adapter, begin, digest, finish
-
-FILES = {"README.md": ExportedFile(sha256=digest("card"), size_bytes=3)}
-
-
-def exported(state: State, number: int, run_id: str = "run-1") -> AdapterRecord:
-    """A version that can be deployed."""
-    finish(state, number, run_id)
-    adapter = an_adapter(number, run_id)
-    state.set_export(adapter.digest, FILES, run_id=run_id, manifest_json='{"body":{}}')
-    return adapter
+from tests.server.state.racing import at_once
+from tests.server.state.samples import FILES, a_run, an_adapter, begin, digest, exported, finish
 
 
 def actions(state: State) -> list[str]:
@@ -179,25 +168,6 @@ def test_nobody_fills_the_list_of_replicas_for_others(state: State) -> None:
     state.report_replica(a_replica(200))
     assert "server-1" in {r.operated_by for r in state.replicas()}
     assert len(state.replicas()) == 101  # the old one was forgotten
-
-
-def at_once(*calls: Callable[[], object]) -> list[BaseException | None]:
-    """Begins all calls together; what each raised."""
-    barrier, raised = threading.Barrier(len(calls)), [None] * len(calls)  # type: ignore[var-annotated]
-
-    def run(number: int, call: Callable[[], object]) -> None:
-        barrier.wait()
-        try:
-            call()
-        except BaseException as error:
-            raised[number] = error
-
-    threads = [threading.Thread(target=run, args=each) for each in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return raised
 
 
 def test_those_who_deploy_at_once_come_one_after_the_other(state: State, location: str) -> None:
