@@ -156,16 +156,17 @@ class PrivateJob:
         dataset, _ = self.rows.encoded_as(
             self.frame.model, data, self.frame.labels, self.frame.tokenizer, others
         )
+        expected_batch_size = asked.sampling_prob * self.rows.num_examples
         noise_multiplier = calibrate_noise_multiplier(
             target_epsilon=asked.epsilon,
             delta=delta,
-            sampling_prob=asked.sampling_prob,
+            sampling_prob=expected_batch_size / self.rows.num_examples,  # to the last bit
             num_steps=asked.num_steps,
         )
         self.check_noise(asked, noise_multiplier)
         mechanism = DpSgdConfig(
             num_examples=self.rows.num_examples,
-            expected_batch_size=asked.sampling_prob * self.rows.num_examples,
+            expected_batch_size=expected_batch_size,
             l2_clip_norm=self.order.private.l2_clip_norm,
             noise_multiplier=noise_multiplier,
             cross_talk=cross_talk(self.frame.model),
