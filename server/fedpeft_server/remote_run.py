@@ -12,9 +12,11 @@ from fedpeft.models.model_config import ModelConfig
 from fedpeft_server import events
 from fedpeft_server.agreement import agree
 from fedpeft_server.records import AdapterRecord, ExportedFile, RunStatus
+from fedpeft_server.removals.family import Family
 from fedpeft_server.round import Adapter, Round
 from fedpeft_server.run_context import UNDER_WAY, RunContext
 from fedpeft_server.run_math import Start
+from fedpeft_server.state import State
 
 
 def execute(context: RunContext) -> None:
@@ -52,6 +54,12 @@ def _newest(context: RunContext, start: Start) -> Adapter:
     """Returns the adapter that the open round starts from."""
     stored = context.state.newest_adapter(context.run_id)
     if stored is not None:
+        # Refused before anybody is charged for a round that could not be recorded.
+        if stored.status == "withdrawn":
+            raise DataError(
+                f"adapter {stored.digest[:12]}, which the run goes on from, was withdrawn by "
+                f"{stored.withdrawn_by}; submit a new run"
+            )
         return Adapter(record=stored, blob=context.artifacts.get(stored.artifact))
     named = context.state.run(context.run_id).start_from
     if named is not None:
@@ -91,6 +99,13 @@ def _start_from(context: RunContext, start: Start, digest: str) -> Adapter:
             f"adapter {digest[:12]} has other tensors than the run's; name a version with the same "
             "rank and modules"
         )
+    labels = _labels(context.state, parent)
+    if labels not in (None, start.terms.labels):
+        raise DataError(
+            f"adapter {digest[:12]} tells other classes apart than the run's held-out rows have: "
+            f"expected {', '.join(start.terms.labels)}, got {', '.join(labels or ())}; name a "
+            "version with the same labels"
+        )
     first = AdapterRecord(
         digest=parent.digest,
         run_id=context.run_id,
@@ -107,6 +122,15 @@ def _start_from(context: RunContext, start: Start, digest: str) -> Adapter:
     )
     context.state.start_adapter(first)
     return Adapter(record=first, blob=blob)
+
+
+def _labels(state: State, version: AdapterRecord) -> tuple[str, ...] | None:
+    """The classes of a version, in order; None where no client here was told."""
+    for older in Family(state.adapters()).line(version):
+        plan = state.plan(older.run_id)
+        if plan is not None:
+            return RunTerms.from_json(plan.terms_json).labels
+    return None
 
 
 def _check_terms(agreed: str, now: RunTerms) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from fedpeft.adapters.config import AdapterConfig
 from fedpeft.config import RunConfig, validate_config
 from fedpeft.dp.config import PrivacyConfig
 from fedpeft.errors import ConfigError
@@ -90,7 +91,10 @@ class Submissions:
         return kept
 
     def _start(self, name: str, config: RunConfig) -> str:
-        """The digest of the version to go on from; whether its tensors fit is seen at the start."""
+        """The digest of the version to go on from; whether its tensors fit is seen at the start.
+
+        So are the base model, by its tensors, and the labels.
+        """
         try:
             named = self._state.named_adapter(name)
         except NotFoundError as error:
@@ -99,9 +103,21 @@ class Submissions:
             raise Refused.WITHDRAWN.error(named.digest)
         if config.federation.clients != "remote":
             raise ConfigError("only a run of remote clients goes on from a version")
+        self._check_adapter(named, config.adapter)
         if config.privacy.enabled:
             self._check_adds_up(named, config.privacy)
         return named.digest
+
+    def _check_adapter(self, named: AdapterRecord, adapter: AdapterConfig) -> None:
+        """Refuses another rank, and another scaling: the same tensors would be another function."""
+        content = json.loads(self._state.run(named.run_id).config_json)
+        before = AdapterConfig.model_validate(content["adapter"])
+        if (before.rank, before.scaling) != (adapter.rank, adapter.scaling):
+            raise ConfigError(
+                f"adapter {named.digest[:12]} has rank {before.rank} and scaling alpha / rank "
+                f"{before.scaling:g}, and the run rank {adapter.rank} and scaling "
+                f"{adapter.scaling:g}; use those of the adapter in [adapter]"
+            )
 
     def _check_adds_up(self, named: AdapterRecord, privacy: PrivacyConfig) -> None:
         """Refuses to add to an epsilon that is at another delta, or that others keep count of."""

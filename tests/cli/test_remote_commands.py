@@ -105,6 +105,21 @@ def test_watching_a_run_that_ends(
     assert lines[2]["body"]["status"] == status
 
 
+def test_a_run_that_goes_on_from_a_version(rig: Rig, fedpeft: Fedpeft, tmp_path: Path) -> None:
+    before = submitted(rig)
+    adapter = play_round(rig, before, 1)
+    path = written(tmp_path)
+    code, out, err = fedpeft("run", "submit", path, "--from", before, "--json")
+    assert code == 0, err
+    assert rig.state.run(json.loads(out)["run_id"]).start_from == adapter
+    code, _, err = fedpeft("run", "submit", path, "--from", adapter, "--set", "adapter.alpha=9")
+    assert code == 4
+    assert "use those of the adapter" in err
+    code, _, err = fedpeft("run", "submit", path, "--from", "nothing")
+    assert code == 4
+    assert "nothing" in err
+
+
 def test_submit_and_watch_in_one(rig: Rig, fedpeft: Fedpeft, tmp_path: Path) -> None:
     path = written(tmp_path, output={"name": "watched"})
     ending = threading.Thread(target=finish_when_there, args=(rig, "watched"))

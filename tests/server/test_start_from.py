@@ -1,5 +1,6 @@
 """Runs that go on from a version: what they begin with, and what their epsilon adds up to."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from safetensors.torch import load
 from fedpeft.dp.accounting import epsilon
 from fedpeft.errors import RemoteError
 from fedpeft.federated.messages import RoundPlan, RoundReply
+from fedpeft_server import events
 from fedpeft_server.records import RunStatus
+from fedpeft_server.run_context import UNDER_WAY
 from tests.federated.client_rounds import DELTA
 from tests.federated.small_runs import OFF
 from tests.server.control_rig import Rig, listening
@@ -18,6 +21,7 @@ from tests.server.local_federation import LocalFederation, ended, make_federatio
 from tests.server.removal_requests import trained
 from tests.server.runs import config
 from tests.server.test_remote_run import PRIVATE, SIZES, simulated_config
+from tests.tiny_models import save_bert
 
 FIRST, SECOND = "00000000000000aa", "00000000000000bb"
 
@@ -43,6 +47,22 @@ def finished(federation: LocalFederation, run_id: str, **tamper: Any) -> Any:
         newest = state.newest_adapter(run_id)
         assert newest is not None
         return newest, state.adapters(run_id), state.rounds(run_id)
+
+
+def failed(federation: LocalFederation, run_id: str) -> str:
+    """Brings a run to its bad end before a client is asked; why."""
+    with federation.coordinator() as (engine, state):
+        engine.recover()
+        after = 0
+        while state.run(run_id).status in UNDER_WAY:
+            news = state.wait_events(run_id, after, 60.0)
+            assert news, "the run neither goes on nor ends"
+            asked = {event.kind for event in news} & {events.ACCEPTED, events.REFUSED}
+            assert not asked, "a client was offered the run"
+            after = news[-1].position
+        run = state.run(run_id)
+    assert run.status is RunStatus.FAILED
+    return run.reason
 
 
 def test_it_begins_with_the_version_and_says_so(
@@ -86,9 +106,9 @@ def test_epsilon_counts_what_came_before(
     after, _, [record] = finished(federation, run_id, tamper=losing)
     assert ("clinic" in record.cohort) == is_heard
     for name, client in federation.post.clients.items():
-        events = [r.event for r in client.ledger.reservations(client.rows.dataset)]
-        assert len(events) == 2
-        assert client.spent() == epsilon(events, DELTA) > before.epsilon[name]
+        charged = [r.event for r in client.ledger.reservations(client.rows.dataset)]
+        assert len(charged) == 2
+        assert client.spent() == epsilon(charged, DELTA) > before.epsilon[name]
         assert after.epsilon[name] == pytest.approx(client.spent(), rel=1e-9)
         assert after.epsilon[name] >= client.spent()
 
@@ -123,11 +143,62 @@ def test_a_version_that_does_not_fit(
     before, _, _ = finished(federation, federation.submit(settings, FIRST))
     content = settings.model_dump(mode="json", exclude_unset=True) | change
     run_id = federation.submit(type(settings)(**content), SECOND, start_from=before.digest)
+    assert match in failed(federation, run_id)
+
+
+def test_a_version_on_another_base_model(
+    federation: LocalFederation, tiny_bert: Path, tmp_path: Path
+) -> None:
+    """Of the same shapes: only its digest tells."""
+    before, _, _ = finished(federation, federation.submit(remote(federation, tiny_bert, OFF)))
+    other = save_bert(tmp_path / "other", seed=1)
+    run_id = federation.submit(remote(federation, other, OFF), SECOND, start_from=before.digest)
+    assert "name a version on the same base model" in failed(federation, run_id)
+
+
+def test_a_version_with_other_labels(
+    federation: LocalFederation, tiny_bert: Path, tmp_path: Path
+) -> None:
+    """As many of them, so that every tensor fits."""
+    settings = remote(federation, tiny_bert, OFF)
+    before, _, _ = finished(federation, federation.submit(settings))
+    content = settings.model_dump(mode="json", exclude_unset=True)
+    renamed = tmp_path / "renamed.jsonl"
+    rows = [json.loads(line) for line in Path(content["data"]["test"]).read_text().splitlines()]
+    renamed.write_text("".join(json.dumps(r | {"label": f"new {r['label']}"}) + "\n" for r in rows))
+    content["data"]["test"] = str(renamed)
+    run_id = federation.submit(type(settings)(**content), SECOND, start_from=before.digest)
+    assert "name a version with the same labels" in failed(federation, run_id)
+
+
+def test_nobody_is_charged_for_a_round_from_a_withdrawn_version(
+    federation: LocalFederation, tiny_bert: Path
+) -> None:
+    """A removal withdrew what a run stands at, and somebody resumes it."""
+    run_id = federation.submit(remote(federation, tiny_bert, PRIVATE, num_rounds=2))
     with federation.coordinator() as (engine, state):
+
+        def stop(client_id: str, plan: RoundPlan, reply: RoundReply, blob: bytes | None) -> Any:
+            if plan.round == 2 and state.run(run_id).status is RunStatus.RUNNING:
+                engine.stop(run_id, "a removal withdrew the version it goes on from")
+            return reply, blob
+
+        federation.post.tamper = stop
         engine.recover()
+        assert ended(state, run_id).status is RunStatus.STOPPED
+        newest = state.newest_adapter(run_id)
+        assert newest is not None
+        assert newest.round == 1
+        state.withdraw_adapter(newest.digest, "operator", "")
+        clients = federation.post.clients
+        spent = {name: client.spent() for name, client in clients.items()}
+        federation.post.asked.clear()
+        engine.resume(run_id)
         run = ended(state, run_id)
     assert run.status is RunStatus.FAILED
-    assert match in run.reason
+    assert "which the run goes on from, was withdrawn by operator" in run.reason
+    assert federation.post.asked == []
+    assert {name: client.spent() for name, client in clients.items()} == spent
 
 
 def test_a_version_that_was_withdrawn_meanwhile(
@@ -136,12 +207,9 @@ def test_a_version_that_was_withdrawn_meanwhile(
     settings = remote(federation, tiny_bert, OFF)
     before, _, _ = finished(federation, federation.submit(settings, FIRST))
     run_id = federation.submit(settings, SECOND, start_from=before.digest)
-    with federation.coordinator() as (engine, state):
+    with federation.coordinator() as (_, state):
         state.withdraw_adapter(before.digest, "operator", "wrong")
-        engine.recover()
-        run = ended(state, run_id)
-    assert run.status is RunStatus.FAILED
-    assert "withdrawn" in run.reason
+    assert "withdrawn" in failed(federation, run_id)
 
 
 # --- as it is submitted
@@ -184,6 +252,8 @@ def test_what_no_run_goes_on_from(rig: Rig) -> None:
     simulated = config(
         federation={"clients": "simulated"}, data={"train": "synthetic:messages/train"}
     )
+    other_rank = config(adapter={"rank": 8})
+    other_scaling = config(adapter={"alpha": 8.0})
     other_delta = config(privacy={"enabled": True, "delta": 1e-6})
     for settings, name, code in (
         (config(), "f" * 64, "no-such-adapter"),
@@ -192,10 +262,14 @@ def test_what_no_run_goes_on_from(rig: Rig) -> None:
         (config(), gone, "withdrawn"),
         (simulated, private, "invalid"),
         (other_delta, private, "invalid"),
+        (other_rank, private, "invalid"),
+        (other_scaling, private, "invalid"),
     ):
         with pytest.raises(RemoteError) as error:
             operator.submit_run(settings, start_from=name)
         assert error.value.code == code, str(error.value)
+    same_scaling = config(adapter={"alpha": 4.0}, privacy={"enabled": True, "delta": 1e-5})
+    assert operator.submit_run(same_scaling, start_from=private).num_rounds == 2
     assert (
         rig.state.run(
             operator.submit_run(
