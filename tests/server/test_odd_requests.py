@@ -37,7 +37,9 @@ ODD = [
     "",
 ]
 MODULES = (runs_pb2, clients_pb2, budgets_pb2, adapters_pb2, removals_pb2, server_pb2)
-CALLER = {"Clients/EnrolClient": "clinic"}
+CALLER = dict.fromkeys(
+    ("Clients/EnrolClient", "Removals/SubmitSuccessor", "Removals/GetJob"), "clinic"
+)
 # Bytes that are kept as they are, under the name of their content.
 KEPT = ("SubmitRunRequest", "held_out")
 
