@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fedpeft.identity.roles import Role
 from fedpeft.wire.signing import AUDIENCE, NONCE, SIGNATURE, TIME, WINDOW
 from fedpeft.wire.v1 import clients_pb2
 from fedpeft_server.access.rules import RULES
@@ -125,7 +126,7 @@ ODD: dict[str, tuple[str | bytes, ...]] = {
 
 @pytest.mark.parametrize("path", [path for path, rule in RULES.items() if rule.mutates])
 def test_every_change_must_be_signed(rig: Rig, path: str) -> None:
-    name = "clinic" if "EnrolClient" in path else "operator"
+    name = "operator" if Role.OPERATOR in RULES[path].roles else "clinic"
     assert call(rig, b"", (), name=name, path=path) == "not-signed"
     assert call(rig, b"", signed(rig, b"x", path), name=name, path=path) == "not-signed"
 
