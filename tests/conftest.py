@@ -48,6 +48,15 @@ def shared_models() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct."""
+    path = os.environ.get("FEDPEFT_SMOLLM2")
+    if path is None:
+        pytest.skip("needs SmolLM2-135M-Instruct; set FEDPEFT_SMOLLM2 to its folder")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved BERT: 2 layers, 32 features, nn.Linear."""
     from tests.tiny_models import save_bert

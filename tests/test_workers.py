@@ -96,6 +96,7 @@ def test_a_lost_worker_is_replaced_and_its_clients_pay_again(
     assert [lost in record.cohort for record in simulation.records] == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_the_base_model_is_mapped_and_not_copied(tiny_bert: Path, tmp_path: Path) -> None:
     import ray

@@ -1,11 +1,11 @@
 """The rows of TOFU that the table is made of.
 
 forget01 and forget05 are whole (2 and 10 authors of 20 rows). What stays is a subset that two CPU
-cores can hold: authors 0 to 4, of which a method sees 0 to 2; utility is measured on 3 and 4.
-Authors 100 and 101 are trained on by nobody.
+cores can hold: authors 0 to 4, or more of them. Utility is measured on 3 and 4; a method sees the
+others. Authors 100 and 101 are trained on by nobody.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DATA = DataConfig(train="-", test_fraction=0.1, question_column="question", answer_column="answer")
-AUTHORS = {"seen": (0, 1, 2), "check": (3, 4), "held_out": (100, 101)}
+CHECKED, HELD_OUT = (3, 4), (100, 101)
+FEWEST_STAYING, MOST_STAYING = 5, 100
+"""Authors that stay; utility is measured on two of them."""
 NUM_LOOKED_AT = 20
 """Rows a kind that are continued, relearned and looked at along the steps."""
 NUM_TRUTHS = 40
@@ -75,9 +77,15 @@ class Rows:
 
 
 def read_rows(
-    folder: Path, split: str, model: ModelConfig, tokenizer: "PreTrainedTokenizerBase"
+    folder: Path,
+    split: str,
+    model: ModelConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    num_staying: int = FEWEST_STAYING,
 ) -> Rows:
-    """Reads and tokenizes a split."""
+    """Reads and tokenizes a split, with the rows of so many authors that stay."""
+    seen = [author for author in range(num_staying) if author not in CHECKED]
 
     def encode(table: Table) -> Dataset:
         return encode_causal_lm(table, DATA, tokenizer, model.max_length)
@@ -85,9 +93,9 @@ def read_rows(
     def table(name: str, *more: str) -> Table:
         return read_table(str(folder / f"{name}.jsonl"), ("question", "answer", *more))
 
-    def of_authors(kind: str) -> Table:
+    def of_authors(authors: Collection[int]) -> Table:
         ids = full.column("author_id")
-        return full.take([n for n, author in enumerate(ids) if author in AUTHORS[kind]])
+        return full.take([n for n, author in enumerate(ids) if author in authors])
 
     def truths(table: Table, count: int) -> Truths:
         some = table.take(_spread(table.num_rows, count))
@@ -111,13 +119,13 @@ def read_rows(
         return found.take([n for n, q in enumerate(found.column("question")) if q in asked])
 
     full = table("full", "author_id")
-    forget, check = table(split), of_authors("check")
+    forget, check = table(split), of_authors(CHECKED)
     encoded = encode(forget)
     return Rows(
         forget=encoded,
-        seen=encode(of_authors("seen")),
+        seen=encode(of_authors(seen)),
         check=encode(check),
-        held_out=encode(of_authors("held_out")),
+        held_out=encode(of_authors(HELD_OUT)),
         few=encoded.take(_spread(len(encoded), NUM_LOOKED_AT)),
         truths={
             "forget": truths(perturbed("forget10_perturbed", forget), NUM_TRUTHS),

@@ -136,6 +136,7 @@ def test_privacy_off_is_said_everywhere(config: Path, tmp_path: Path) -> None:
         assert "NO PRIVACY" in text
 
 
+@pytest.mark.slow
 def test_secure_runs_do_not_repeat(config: Path, tmp_path: Path) -> None:
     """Noise comes from the operating system: the same seed gives another adapter."""
     digests = set()

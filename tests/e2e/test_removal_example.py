@@ -15,6 +15,8 @@ SMALL = {
     "UNLEARN": "unlearning.num_epochs=20 unlearning.batch_size=10 unlearning.learning_rate=1e-3",
 }
 OVERRIDES = (
+    "adapter.rank=16",
+    'adapter.target_modules=["*_proj"]',
     "model.max_length=96",
     "model.max_tokens_per_batch=4096",
     "federation.num_rounds=2",
@@ -65,6 +67,22 @@ def test_the_removal_example_in_small(
         TOFU=str(shared_data / "tofu"),
         HF_HUB_OFFLINE="1",
         **SMALL,
+    )
+    assert "signed, unchanged, and it fits together" in said
+    check(folder)
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_the_removal_example_as_it_stands(tmp_path: Path, smollm2: Path, shared_data: Path) -> None:
+    folder = tmp_path / "removal"
+    said = run_example(
+        folder,
+        script="removal.sh",
+        MODEL=str(smollm2),
+        TOFU=str(shared_data / "tofu"),
+        HF_HUB_OFFLINE="1",
     )
     assert "signed, unchanged, and it fits together" in said
     check(folder)

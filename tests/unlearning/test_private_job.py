@@ -253,6 +253,7 @@ def test_each_row_has_the_loss_of_its_kind(
         assert losses[row] == pytest.approx(float(expected), abs=1e-5), row
 
 
+@pytest.mark.slow
 def test_with_hardly_any_noise_it_forgets_and_keeps(
     shared_models: Path, shared_data: Path, tmp_path: Path
 ) -> None:

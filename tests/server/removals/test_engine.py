@@ -208,6 +208,7 @@ def test_ray_that_is_killed_is_started_again(waiting: Bench, name: str) -> None:
         assert not [p for p in of_ray if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_ended_leaves_its_jobs_to_the_next(waiting: Bench) -> None:
     adapter = deployed(waiting)
     with waiting.engine(works.waits) as engine:
