@@ -26,7 +26,6 @@ from fedpeft_server.control_plane import ControlPlane
 from fedpeft_server.imports import Imports
 from fedpeft_server.manifests import Manifests
 from fedpeft_server.records import RemovalRecord, RemovalState, RunRecord, RunStatus
-from fedpeft_server.removals import events as removal_events
 from fedpeft_server.run_context import UNDER_WAY
 from fedpeft_server.state import State
 from fedpeft_server.state.removals import OPEN
@@ -106,11 +105,8 @@ class StandingRemovals:
         return self.turn(request_id, RemovalState.VERIFYING)
 
     def turn(self, request_id: str, state: RemovalState, **changes: Any) -> RemovalRecord:
-        """Brings a request forward as the engine does: first its state, then the event."""
-        removal = self.state.advance(request_id, state, expected=OPEN, **changes)
-        body = {"state": state.value, "reason": removal.reason}
-        self.state.add_removal_event(request_id, removal_events.STATE, body)
-        return removal
+        """Brings a request forward, as the engine does."""
+        return self.state.advance(request_id, state, expected=OPEN, **changes)
 
     def publish(self, request_id: str, **changes: Any) -> RemovalRecord:
         """Brings a planned request to its good end."""

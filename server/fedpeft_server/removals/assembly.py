@@ -10,10 +10,11 @@ from fedpeft_server.config import RemovalsConfig
 from fedpeft_server.manifests import Manifests
 from fedpeft_server.ports import RunEngine
 from fedpeft_server.removals.driver import RayConfig, RayDriver
-from fedpeft_server.removals.engine import RemovalJobs, Watch
+from fedpeft_server.removals.engine import RemovalJobs
 from fedpeft_server.removals.job import Perform, perform
 from fedpeft_server.removals.publish import Publisher
 from fedpeft_server.removals.retraining import Retraining
+from fedpeft_server.removals.standing import Watch
 from fedpeft_server.state import State
 
 

@@ -13,7 +13,6 @@ verifying  → its result is stored: what the gate says is looked at, and it is 
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -30,18 +29,16 @@ from fedpeft_server.removals.planning import RETRAIN
 from fedpeft_server.removals.publish import Publisher
 from fedpeft_server.removals.retraining import Retraining
 from fedpeft_server.removals.secrets import destroy, sweep
+from fedpeft_server.removals.standing import Standing, Watch
 from fedpeft_server.removals.submitted import check_submitted
 from fedpeft_server.run_context import UNDER_WAY
-from fedpeft_server.state import NotFoundError, State, WrongStateError
+from fedpeft_server.state import State, WrongStateError
 from fedpeft_server.state.publications import Publication
 from fedpeft_server.state.removals import OPEN
 
 _S = RemovalState
 _POLL_S, _IDLE_S, _ANSWER_S, _START_S = 1.0, 30.0, 20.0, 300.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-
-Watch = Callable[[str, Mapping[str, Any]], None]
-"""Is told of every event: its kind, and its request and body."""
 
 
 class RemovalJobs:
@@ -78,7 +75,15 @@ class RemovalJobs:
         self._state, self._artifacts = state, artifacts
         self._publisher, self._retraining = publisher, retraining
         self._make_driver, self._stop_run, self._watch = make_driver, stop_run, watch
-        self._max_jobs, self._max_attempts = max_jobs, max_attempts
+        self._standing = Standing(
+            state,
+            artifacts,
+            retraining,
+            stop_run=stop_run,
+            watch=watch,
+            max_attempts=max_attempts,
+        )
+        self._max_jobs = max_jobs
         self._replica_timeout_s = replica_timeout_s
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -86,7 +91,6 @@ class RemovalJobs:
         self._lock = threading.Lock()
         self._jobs: set[str] = set()
         self._cancelled: set[str] = set()
-        self._told_late: set[str] = set()
         self._driver: WarmWorker | None = None
         # Of jobs that are done, until they are durable: a full disk costs no second job.
         self._outcomes: dict[str, JobOutcome] = {}
@@ -111,7 +115,7 @@ class RemovalJobs:
     def cancel(self, request_id: str, reason: str) -> RemovalRecord:
         """See `ports.RemovalEngine.cancel`."""
         with self._lock:
-            cancelled = self._end(request_id, _S.CANCELLED, reason)
+            cancelled = self._standing.end(request_id, _S.CANCELLED, reason)
             if request_id in self._jobs:
                 self._cancelled.add(request_id)
         self._wake.set()
@@ -137,7 +141,7 @@ class RemovalJobs:
         check_submitted(order.to_json(), outcome, self._artifacts.get(named.artifact))
         with self._lock:
             if self._state.removal(request_id).state is _S.PLANNED:
-                self._begun(removal)
+                self._standing.begun(removal)
             self._store(request_id, outcome, "nobody" if order.is_private else "client")
         self._wake.set()
         return self._state.removal(request_id)
@@ -180,7 +184,7 @@ class RemovalJobs:
             self._one(removal, self._publish)
         waiting = self._state.removals_in([_S.PLANNED, _S.RUNNING])
         for removal in waiting:
-            self._tell_late(removal)
+            self._standing.tell_late(removal)
             if removal.method == RETRAIN:
                 self._one(removal, self._retrain)
         for removal in waiting:
@@ -200,11 +204,11 @@ class RemovalJobs:
         except FedpeftError as error:
             self._watch("failed", {"request_id": removal.request_id, "reason": str(error)})
             with self._lock:
-                self._fail(removal.request_id, str(error))
+                self._standing.fail(removal.request_id, str(error))
         except Exception as error:  # its text may quote a row
             self._watch("error", {"request_id": removal.request_id, "error": error})
             with self._lock:
-                self._fail(removal.request_id, type(error).__name__)
+                self._standing.fail(removal.request_id, type(error).__name__)
 
     # --- jobs
 
@@ -221,7 +225,7 @@ class RemovalJobs:
             private_key=removal.job_private_key,
             adapter=self._artifacts.get(named_version(self._state, removal).artifact),
         )
-        self._begun(removal)
+        self._standing.begun(removal)
         self._jobs.add(removal.request_id)
         self._ask("submit", spec, timeout_s=_START_S)
 
@@ -244,7 +248,7 @@ class RemovalJobs:
         if news.kind == "progress":
             self._state.set_progress(removal.request_id, news.share)
             body: dict[str, JsonValue] = {"phase": news.phase, "share": news.share}
-            self._tell(removal.request_id, events.PROGRESS, body)
+            self._standing.tell(removal.request_id, events.PROGRESS, body)
             return
         self._jobs.discard(removal.request_id)
         if removal.state is not _S.RUNNING:
@@ -253,9 +257,9 @@ class RemovalJobs:
             assert news.outcome is not None
             self._outcomes[removal.request_id] = news.outcome
         elif news.kind == "failed":
-            self._fail(removal.request_id, news.reason)
+            self._standing.fail(removal.request_id, news.reason)
         else:
-            self._again(removal, f"the worker was lost ({news.reason})")
+            self._standing.again(removal, f"the worker was lost ({news.reason})")
 
     def _ask(self, method: str, *args: Any, timeout_s: float) -> Any:
         """Calls the driver; one that is lost has lost its jobs."""
@@ -280,7 +284,9 @@ class RemovalJobs:
             known = removal.request_id in self._jobs or removal.request_id in self._outcomes
             if _runs_here(removal) and not known:
                 with self._lock:
-                    self._again(self._state.removal(removal.request_id), "whoever ran it was lost")
+                    self._standing.again(
+                        self._state.removal(removal.request_id), "whoever ran it was lost"
+                    )
 
     def _end_cancelled(self) -> None:
         with self._lock:
@@ -294,11 +300,11 @@ class RemovalJobs:
     def _retrain(self, removal: RemovalRecord) -> None:
         if removal.state is _S.PLANNED:
             removal = up_to_date(self._state, removal)
-            self._begun(removal)
+            self._standing.begun(removal)
         run_id = self._retraining.begin(removal)
         made = self._retraining.outcome(run_id)
         if made is not None:
-            self._turn(removal.request_id, _S.VERIFYING, expected=(_S.RUNNING,))
+            self._standing.turn(removal.request_id, _S.VERIFYING, expected=(_S.RUNNING,))
             self._wake.set()
 
     # --- results
@@ -324,7 +330,7 @@ class RemovalJobs:
         }
         artifact = self._artifacts.put(outcome.adapter)
         self._state.store_result(request_id, artifact, stored)
-        self._turn(request_id, _S.VERIFYING, expected=(_S.RUNNING,))
+        self._standing.turn(request_id, _S.VERIFYING, expected=(_S.RUNNING,))
 
     def _publish(self, removal: RemovalRecord) -> None:
         """Looks at the gate's decision, then publishes, in one transaction."""
@@ -345,7 +351,7 @@ class RemovalJobs:
             publication = self._state.publish_removal(removal.request_id, make)
             self._state.tell_removals()
         except WrongStateError as error:
-            self._again(removal, str(error))
+            self._standing.again(removal, str(error))
             return
         destroy(self._state, self._artifacts, removal.request_id)
         self._watch(events.PUBLISHED, {"request_id": removal.request_id})
@@ -362,7 +368,7 @@ class RemovalJobs:
     def _passed(self, removal: RemovalRecord, gate: Mapping[str, Any]) -> bool:
         """Tells what the gate decided, and ends a request that did not pass it."""
         assert removal.result is not None
-        self._tell(
+        self._standing.tell(
             removal.request_id,
             events.GATE,
             {
@@ -373,7 +379,7 @@ class RemovalJobs:
         )
         if gate["passed"] is not True:
             reasons = "; ".join(gate["reasons"])
-            self._fail(removal.request_id, f"the gate was not passed: {reasons}")
+            self._standing.fail(removal.request_id, f"the gate was not passed: {reasons}")
         return gate["passed"] is True
 
     def _stop_runs(self, affected: Sequence[str]) -> None:
@@ -385,75 +391,6 @@ class RemovalJobs:
                     self._stop_run(run.run_id, "a removal withdrew the version it goes on from")
                 except WrongStateError:  # it ended by itself
                     assert self._state.run(run.run_id).status is not RunStatus.RUNNING
-
-    # --- where a request stands
-
-    def _begun(self, removal: RemovalRecord) -> None:
-        number = removal.num_attempts + 1
-        self._turn(removal.request_id, _S.RUNNING, expected=(_S.PLANNED,), num_attempts=number)
-        body: dict[str, JsonValue] = {"number": number, "max_attempts": self._max_attempts}
-        self._tell(removal.request_id, events.ATTEMPT, body)
-
-    def _again(self, removal: RemovalRecord, what: str) -> None:
-        if removal.state not in (_S.RUNNING, _S.VERIFYING):
-            return
-        if removal.num_attempts >= self._max_attempts:
-            self._fail(removal.request_id, f"{what}, in each of {removal.num_attempts} attempts")
-            return
-        self._turn(removal.request_id, _S.PLANNED, expected=(_S.RUNNING, _S.VERIFYING), reason=what)
-        self._tell(removal.request_id, events.LOST, {"what": what})
-
-    def _fail(self, request_id: str, reason: str) -> None:
-        if self._state.removal(request_id).state in OPEN:
-            self._end(request_id, _S.FAILED, reason)
-
-    def _end(self, request_id: str, how: RemovalState, reason: str) -> RemovalRecord:
-        """Ends a request without a publication; what was affected stays as it is."""
-        removal = self._turn(request_id, how, expected=OPEN, reason=reason)
-        if removal.method == RETRAIN:
-            self._stop_rounds(self._retraining.run_id(request_id), how)
-        detail = {"attempts": removal.num_attempts}
-        self._state.append_audit(removal.requested_by, "removal", request_id, how.value, detail)
-        destroy(self._state, self._artifacts, request_id)
-        return removal
-
-    def _stop_rounds(self, run_id: str, how: RemovalState) -> None:
-        """Stops the run of a request that has ended: nobody is charged for it any more."""
-        try:
-            self._stop_run(run_id, f"the removal that it retrains for is {how.value}")
-        except (NotFoundError, WrongStateError):  # it was not begun, or has ended
-            return
-
-    def _turn(
-        self,
-        request_id: str,
-        state: RemovalState,
-        *,
-        expected: Any,
-        reason: str = "",
-        num_attempts: int | None = None,
-    ) -> RemovalRecord:
-        turned = self._state.advance(
-            request_id, state, expected=expected, reason=reason, num_attempts=num_attempts
-        )
-        body: dict[str, JsonValue] = {"state": state.value, "reason": reason}
-        self._state.add_removal_event(request_id, events.STATE, body)
-        if state is _S.CANCELLED:
-            # A person's own words, which may name somebody: for those who may see the request.
-            del body["reason"]
-        self._watch(events.STATE, {"request_id": request_id, **body})
-        return turned
-
-    def _tell_late(self, removal: RemovalRecord) -> None:
-        if removal.deadline is None or removal.request_id in self._told_late:
-            return
-        if removal.deadline < datetime.now(UTC):
-            self._told_late.add(removal.request_id)
-            self._tell(removal.request_id, events.LATE, {"deadline": removal.deadline.isoformat()})
-
-    def _tell(self, request_id: str, kind: str, body: Mapping[str, JsonValue]) -> None:
-        self._state.add_removal_event(request_id, kind, body)
-        self._watch(kind, {"request_id": request_id, **body})
 
 
 def _runs_here(removal: RemovalRecord) -> bool:

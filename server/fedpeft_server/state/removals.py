@@ -16,6 +16,8 @@ from fedpeft_server.records import (
     RemovalRecord,
     RemovalState,
 )
+from fedpeft_server.removals.events import STATE
+from fedpeft_server.state import audit
 from fedpeft_server.state.errors import (
     NotFoundError,
     SameRequestError,
@@ -196,9 +198,13 @@ class Removals(Store):
         successor: str | None = None,
         receipt_json: str | None = None,
     ) -> RemovalRecord:
-        """Changes where a request stands; see the function `advance`."""
+        """Changes where a request stands, and tells of it; see the function `advance`.
+
+        The event is of the same transaction, and so is an entry of the audit log where the request
+        fails or is cancelled.
+        """
         with self._database.writing() as connection:
-            return advance(
+            removal = advance(
                 connection,
                 request_id,
                 state,
@@ -208,6 +214,18 @@ class Removals(Store):
                 successor=successor,
                 receipt_json=receipt_json,
             )
+            add_event(connection, request_id, STATE, {"state": state.value, "reason": reason})
+            if state in _GIVEN_UP:
+                audit.append(
+                    connection,
+                    actor=removal.requested_by,
+                    action="removal",
+                    subject=request_id,
+                    outcome=state.value,
+                    detail={"attempts": removal.num_attempts},
+                )
+        self.tell_removals()
+        return removal
 
     def set_progress(self, request_id: str, progress: float) -> None:
         """Records which share of the job is done; one that is not under way keeps what it had.

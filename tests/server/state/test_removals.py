@@ -1,6 +1,7 @@
 """Removal requests: recorded once, in no order but theirs, and without secrets at their end."""
 
 import itertools
+import json
 import secrets
 import threading
 from collections.abc import Callable
@@ -112,6 +113,35 @@ def test_every_step_is_one_of_those_that_follow(
         with pytest.raises(WrongStateError, match=f"is {now}; it does not become {following}"):
             step()
         assert state.removal(removal.request_id) == removal
+
+
+@pytest.mark.parametrize("how", [S.FAILED, S.CANCELLED])
+def test_an_end_its_event_and_its_audit_entry_are_one(
+    state: State, monkeypatch: pytest.MonkeyPatch, how: RemovalState
+) -> None:
+    """Whoever is killed in the middle leaves none of the three."""
+    removal = bring(state, a_removal(num_attempts=2), S.RUNNING)
+    before = (state.removal_events(removal.request_id), state.audit())
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedpeft_server.state.audit.append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            state.advance(removal.request_id, how, expected={S.RUNNING}, reason="why")
+    assert state.removal(removal.request_id).state is S.RUNNING
+    assert (state.removal_events(removal.request_id), state.audit()) == before
+    state.advance(removal.request_id, how, expected={S.RUNNING}, reason="why")
+    event, entry = state.removal_events(removal.request_id)[-1], state.audit()[-1]
+    assert (event.kind, event.body) == ("state", {"state": how.value, "reason": "why"})
+    assert (entry.actor, entry.action, entry.subject, entry.outcome) == (
+        removal.requested_by,
+        "removal",
+        removal.request_id,
+        how.value,
+    )
+    assert json.loads(entry.text)["body"]["detail"] == {"attempts": 2}
 
 
 def test_a_step_is_taken_only_from_what_was_expected(state: State) -> None:
