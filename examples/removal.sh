@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From a trained adapter in use to one that has forgotten an author, on this machine, over TLS:
-# a server, three clients with two authors each, a run, `fedpeft serve`; then the first client asks
-# for the removal of one author's 20 rows. Answers before and after come over HTTP, and the receipt
-# is verified with no server.
+# a server, three clients with authors of their own, a run, `fedpeft serve`; then the first client
+# asks for the removal of one author's 20 rows. Answers before and after come over HTTP, and the
+# receipt is verified with no server.
 #   TOFU=FOLDER MODEL=NAME examples/removal.sh [FOLDER] [--set SECTION.KEY=VALUE ...]
 # TOFU is a folder with full.jsonl of the data set TOFU, with a column author_id. MODEL is a folder or
 # a hub id. WORDS=8 keeps the first words of each answer only, UNLEARN="unlearning.num_epochs=20 …"
@@ -15,6 +15,8 @@ shift $(($# > 0))
 model=${MODEL:-HuggingFaceTB/SmolLM2-135M-Instruct}
 tofu=${TOFU:?name the folder with full.jsonl of TOFU, for example TOFU=../shared/data/tofu}
 clients=(client-00 client-01 client-02)
+cores=$(getconf _NPROCESSORS_ONLN)
+threads=$((cores > 3 ? cores / 3 : 1))  # of each client
 forgotten=180                        # the author that is to be forgotten; client-00 has the rows
 [ ! -e "$work" ] || { echo "$work exists; name another folder" >&2; exit 2; }
 mkdir -p "$work"
@@ -33,7 +35,7 @@ await() {
 }
 field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
 
-say "Rows: three clients with two authors of 20 questions each"
+say "Rows: three clients with five authors, one and one, each of 20 questions"
 python3 - "$tofu/full.jsonl" "$work/rows" "${WORDS:-0}" <<'PYTHON'
 import json
 import sys
@@ -48,7 +50,8 @@ for line in Path(source).read_text(encoding="utf-8").splitlines():
     rows = authors.setdefault(row["author_id"], [])
     name = f"{row['author_id']}-{len(rows)}"
     rows.append({"id": name, "author": row["author_id"], "question": row["question"], "answer": answer})
-owners = {"client-00": (180, 0), "client-01": (1, 2), "client-02": (3, 4), "held_out": (5, 6)}
+# The rows that stay come from who asks, so it has more of them than are to be forgotten.
+owners = {"client-00": (180, 0, 1, 2, 3), "client-01": (4,), "client-02": (5,), "held_out": (6, 7)}
 for name, of in owners.items():
     lines = [json.dumps(row) for author in of for row in authors[author]]
     (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -76,6 +79,9 @@ metrics_port = 0
 
 [runs]
 folders = ["data", "$(dirname "$model")"]
+
+[removals]
+num_cpus_per_job = $cores
 TOML
 fedpeft server start --config "$work/server/server.toml" --ready-file "$work/server/ready.json" \
     2> "$work/server/log.jsonl" &
@@ -92,7 +98,8 @@ for client in "${clients[@]}"; do
     token=$(fedpeft client invite "$client")
     FEDPEFT_TOKEN=$token fedpeft client join "$FEDPEFT_SERVER" \
         --identity "$work/$client/identity" --state "$work/$client/state" \
-        --data "$work/rows/$client.jsonl" --allow-model "$model" > "$work/$client/log" 2>&1 &
+        --data "$work/rows/$client.jsonl" --allow-model "$model" --threads "$threads" \
+        > "$work/$client/log" 2>&1 &
     pids+=($!)
 done
 
@@ -141,7 +148,7 @@ ask "$work/before.json"
 
 say "Removal: client-00 asks that the author's rows are forgotten; sealed, they go to the server"
 settings=()
-for setting in ${UNLEARN:-unlearning.num_epochs=10 unlearning.batch_size=10 unlearning.learning_rate=1e-3}; do
+for setting in ${UNLEARN:-unlearning.rank=32 unlearning.num_epochs=28 unlearning.batch_size=20 unlearning.learning_rate=3e-4 gate.num_prefixes=4}; do
     settings+=(--set "$setting")
 done
 removal=$(FEDPEFT_IDENTITY=$work/client-00/identity fedpeft removal request --adapter production \
