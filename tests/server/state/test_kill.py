@@ -55,8 +55,8 @@ def check(state: State, execute: Execute, answered: set[str]) -> None:
     assert all(r.cohort == COHORT for r in rounds)
     assert all(a.participants == COHORT for a in adapters[1:])
 
-    # Removals: planned with their records, without a key at their end, and every state told but
-    # the last one, which may be told after it is recorded.
+    # Removals: planned with their records, without a key at their end, every state told, and every
+    # end in the log.
     removals = state.removals()
     for removal in removals:
         assert (removal.sealed is None) == (removal.state is RemovalState.RECEIVED)
@@ -64,7 +64,9 @@ def check(state: State, execute: Execute, answered: set[str]) -> None:
         told = [event.body["state"] for event in state.removal_events(removal.request_id)]
         way = ["running", "verifying", "failed"]
         reached = way.index(removal.state) + 1 if removal.state in way else 0
-        assert told in (way[:reached], way[: max(0, reached - 1)])
+        assert told == way[:reached]
+    ends = [e.subject for e in state.audit(limit=log.count) if e.action == "removal"]
+    assert sorted(ends) == sorted(r.request_id for r in removals if r.state in ENDED)
 
     done = {f"enrolled {client}" for client in clients}
     done |= {f"updated {number} {client}" for number, client in updates}

@@ -96,7 +96,6 @@ def remove(state: State, number: int) -> None:
     found = state.store_sealed(removal.request_id, digest("sealed", number))
     for following in (RemovalState.RUNNING, RemovalState.VERIFYING, RemovalState.FAILED):
         found = state.advance(removal.request_id, following, expected={found.state})
-        state.add_removal_event(removal.request_id, "state", {"state": following.value})
 
 
 def split_transactions(state: State) -> None:
