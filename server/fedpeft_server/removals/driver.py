@@ -7,14 +7,13 @@ Ray that this one started ends with it.
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fedpeft.errors import DataError, FedpeftError
+from fedpeft.errors import DataError, FedpeftError, WorkerLostError
 from fedpeft_server.removals.job import JobNews, JobOutcome, JobSpec, Perform
-
-if TYPE_CHECKING:
-    pass
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LOOK_S = 0.2
@@ -71,9 +70,10 @@ class RayDriver:
     def submit(self, spec: JobSpec) -> None:
         """Begins a job; one that is running goes on."""
         if spec.request_id not in self._running:
-            self._running[spec.request_id] = self._task.remote(
-                self._perform, spec, self._told, self._config.num_cpus_per_job
-            )
+            with _while_ray_lives():
+                self._running[spec.request_id] = self._task.remote(
+                    self._perform, spec, self._told, self._config.num_cpus_per_job
+                )
 
     def cancel(self, request_id: str) -> None:
         """Ends a job, in the middle of whatever it does; one that is not running stays so."""
@@ -84,7 +84,15 @@ class RayDriver:
             ray.cancel(running, force=True)
 
     def poll(self, timeout_s: float) -> list[JobNews]:
-        """Returns what happened since the last call; waits a little for it."""
+        """Returns what happened since the last call; waits a little for it.
+
+        Raises:
+            WorkerLostError: If Ray itself was lost, and every job with it.
+        """
+        with _while_ray_lives():
+            return self._poll(timeout_s)
+
+    def _poll(self, timeout_s: float) -> list[JobNews]:
         import ray
 
         deadline = time.monotonic() + timeout_s
@@ -115,6 +123,17 @@ class RayDriver:
         except ray.exceptions.RayError as error:
             return JobNews(request_id=request_id, kind="lost", reason=type(error).__name__)
         return JobNews(request_id=request_id, kind="done", outcome=outcome)
+
+
+@contextmanager
+def _while_ray_lives() -> Iterator[None]:
+    """This process outlives a raylet that is killed, and could do nothing any more."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise WorkerLostError(f"Ray was lost ({type(error).__name__})") from error
 
 
 def reason_of(error: BaseException) -> str:
