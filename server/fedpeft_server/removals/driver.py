@@ -1,8 +1,8 @@
 """The process that owns Ray: removal jobs are its tasks, each in a Ray worker of its own.
 
 It is the object of a `WarmWorker`. The coordinator calls it briefly and often; when it is killed,
-or Ray's head is, the call is lost, the coordinator begins its jobs again with a new one, and the
-Ray that this one started ends with it.
+or Ray's head or raylet is, the call is lost, the coordinator begins its jobs again with a new one,
+and the Ray that this one started ends with it.
 """
 
 import os
@@ -81,7 +81,8 @@ class RayDriver:
 
         running = self._running.pop(request_id, None)
         if running is not None:
-            ray.cancel(running, force=True)
+            with _while_ray_lives():
+                ray.cancel(running, force=True)
 
     def poll(self, timeout_s: float) -> list[JobNews]:
         """Returns what happened since the last call; waits a little for it.
