@@ -21,8 +21,9 @@ demo: env
 	@n=1; while [ -e runs/demo-$$n ]; do n=$$((n + 1)); done; \
 	HF_HUB_OFFLINE=1 $(BIN)/fedpeft simulate examples/demo.toml --output runs/demo-$$n
 
+# in the order of names: files with few tests are the longest ones, and would all come last
 test: env
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow
